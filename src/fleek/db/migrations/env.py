@@ -1,0 +1,46 @@
+"""Alembic's entry: run by the `alembic` command and by `fleek db`, against the configured database."""
+
+from __future__ import annotations
+
+import asyncio
+
+from alembic import context
+from sqlalchemy import Connection, pool, text
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from fleek.bootstrap import load_metadata
+from fleek.settings import load_settings
+
+_LOCK = 7_310_579_217_402_653_001
+"""Advisory lock of migrations: of several processes that start at once, one migrates."""
+
+
+def _url() -> str:
+    return str(context.config.attributes.get("url") or load_settings().resolved_database_url)
+
+
+def _configure_and_run(connection: Connection) -> None:
+    context.configure(connection=connection, target_metadata=load_metadata(), compare_server_default=True)
+    with context.begin_transaction():
+        connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
+        context.run_migrations()
+
+
+async def _run_online() -> None:
+    engine = create_async_engine(_url(), poolclass=pool.NullPool)
+    async with engine.connect() as connection:
+        await connection.run_sync(_configure_and_run)
+        await connection.commit()
+    await engine.dispose()
+
+
+def _run_offline() -> None:
+    context.configure(url=_url(), target_metadata=load_metadata(), literal_binds=True)
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+if context.is_offline_mode():
+    _run_offline()
+else:
+    asyncio.run(_run_online())

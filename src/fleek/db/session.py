@@ -1,0 +1,150 @@
+"""The connection pool of a process, and how its troubles look from above.
+
+Hot paths are single statements on an AUTOCOMMIT connection: no BEGIN and no COMMIT travel. What
+needs several statements uses `begin`. Nothing holds a connection while it waits for anything else.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import asyncpg
+from sqlalchemy import event
+from sqlalchemy.exc import DBAPIError, DisconnectionError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+
+from fleek.core.errors import DatabaseUnavailable
+
+_PING_AFTER_IDLE = 1.0
+"""Seconds. A connection that worked this recently is trusted; an older one is pinged first.
+
+`pool_pre_ping` would ping before every statement and so double the round trips of the hot paths.
+"""
+
+_UNAVAILABLE = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.OperatorInterventionError,  # shutting down, crash recovery, statement timeout
+    asyncpg.InsufficientResourcesError,  # too many connections, disk full, out of memory
+    asyncpg.ReadOnlySQLTransactionError,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PoolOptions:
+    """Sizes, and time limits in seconds."""
+
+    size: int = 20
+    max_overflow: int = 10
+    recycle: float = 3600
+    pool_timeout: float = 2
+    connect_timeout: float = 2
+    statement_timeout: float = 10
+    lock_timeout: float = 2
+    idle_in_transaction_timeout: float = 15
+
+
+def _server_settings(options: PoolOptions, application: str) -> dict[str, str]:
+    milliseconds = {
+        "statement_timeout": options.statement_timeout,
+        "lock_timeout": options.lock_timeout,
+        "idle_in_transaction_session_timeout": options.idle_in_transaction_timeout,
+    }
+    limits = {name: str(int(seconds * 1000)) for name, seconds in milliseconds.items()}
+    return limits | {"application_name": application, "jit": "off", "timezone": "UTC"}
+
+
+class Database:
+    """A pool of connections to one PostgreSQL, for one event loop."""
+
+    def __init__(self, url: str, options: PoolOptions | None = None, *, application: str = "fleek") -> None:
+        options = options or PoolOptions()
+        self._engine = create_async_engine(
+            url,
+            pool_size=options.size,
+            max_overflow=options.max_overflow,
+            pool_recycle=options.recycle,
+            pool_timeout=options.pool_timeout,
+            connect_args={
+                "timeout": options.connect_timeout,
+                # A dead peer is noticed by this bound, a slow statement by the server's shorter one.
+                "command_timeout": options.statement_timeout + 5,
+                "server_settings": _server_settings(options, application),
+            },
+        )
+        self._autocommit = self._engine.execution_options(isolation_level="AUTOCOMMIT")
+        event.listen(self._engine.sync_engine, "checkout", self._ping_if_idle)
+        event.listen(self._engine.sync_engine, "checkin", _note_use)
+
+    @asynccontextmanager
+    async def connect(self) -> AsyncIterator[AsyncConnection]:
+        """A connection on which every statement commits by itself."""
+        with _translated():
+            async with self._autocommit.connect() as connection:
+                yield connection
+
+    @asynccontextmanager
+    async def begin(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction: committed at the end of the block, rolled back when it raises."""
+        with _translated():
+            async with self._engine.begin() as connection:
+                yield connection
+
+    async def fetch_all(self, statement: Any, parameters: Mapping[str, Any] | None = None) -> list[Any]:  # noqa: ANN401  any executable
+        """All rows of one statement, in one round trip."""
+        async with self.connect() as connection:
+            return list((await connection.execute(statement, parameters)).all())
+
+    async def fetch_one(self, statement: Any, parameters: Mapping[str, Any] | None = None) -> Any:  # noqa: ANN401  any executable, any row
+        """The first row of one statement, or None, in one round trip."""
+        async with self.connect() as connection:
+            return (await connection.execute(statement, parameters)).first()
+
+    async def fetch_rowcount(self, statement: Any, parameters: Mapping[str, Any] | None = None) -> int:  # noqa: ANN401  any executable
+        """Run one statement that returns no rows; how many rows it changed, in one round trip."""
+        async with self.connect() as connection:
+            return int((await connection.execute(statement, parameters)).rowcount)
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        await self._engine.dispose()
+
+    def _ping_if_idle(self, connection: Any, record: Any, _proxy: Any) -> None:  # noqa: ANN401  SQLAlchemy's untyped hook
+        last_used = record.info.get("last_used")
+        if last_used is None or time.monotonic() - last_used < _PING_AFTER_IDLE:
+            return
+        dialect = self._engine.sync_engine.dialect
+        try:
+            dialect.do_ping(connection)
+        except dialect.loaded_dbapi.Error as error:
+            raise DisconnectionError from error
+
+
+def _note_use(_connection: Any, record: Any) -> None:  # noqa: ANN401  SQLAlchemy's untyped hook
+    record.info["last_used"] = time.monotonic()
+
+
+class LockTimeoutError(DatabaseUnavailable):
+    """A row that the statement needs stayed locked for longer than `lock_timeout`."""
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Turns every way in which PostgreSQL can be away into DatabaseUnavailable."""
+    try:
+        yield
+    except DBAPIError as error:
+        cause = getattr(error.orig, "__cause__", None)
+        if isinstance(cause, asyncpg.LockNotAvailableError):
+            raise LockTimeoutError from error
+        if error.connection_invalidated or isinstance(cause, _UNAVAILABLE):
+            raise DatabaseUnavailable from error
+        raise
+    except (PoolTimeoutError, OSError, *_UNAVAILABLE) as error:
+        # Connecting fails with the driver's own errors or the system's; TimeoutError is an OSError.
+        raise DatabaseUnavailable from error
