@@ -1,0 +1,70 @@
+"""The ports of the queue: who brings workers to the work, and who tells waiters that it moved.
+
+Neither carries a job: PostgreSQL is the queue. A wake-up names a queue, an announcement names a
+job that changed; both may be lost, repeated or late, and everything still happens (within seconds).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+from uuid import UUID
+
+QUEUE_NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}$"
+DEFAULT_QUEUE = "default"
+WAKE_TASK = "fleek.wake"
+_QUEUE_NAME = re.compile(QUEUE_NAME_PATTERN)
+
+
+def broker_queue(queue: str) -> str:
+    """The broker's name for a queue of jobs."""
+    if _QUEUE_NAME.match(queue) is None:
+        message = "a queue's name is 1 to 63 of a-z, 0-9, - and _"
+        raise ValueError(message)
+    return f"fleek.{queue}"
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """A hint that a job moved. `progress` is set when nothing but the progress changed."""
+
+    job_id: UUID
+    progress: float | None = None
+    cancel: bool = False
+    """The client asked to cancel: the worker that runs the job should look now."""
+
+
+class Waker(Protocol):
+    """Brings workers to a queue."""
+
+    def wake(self, queue: str) -> None:
+        """Ask for a wake-up. Never blocks, never raises; many calls may become one message."""
+        ...
+
+    def close(self) -> None:
+        """Publish what is pending, within a bound, and stop."""
+        ...
+
+
+class PubSub(Protocol):
+    """Carries announcements between processes: hints, never truth."""
+
+    def announce(self, announcement: Announcement) -> None:
+        """Queue a hint for sending. Never blocks, never raises; dropped when the broker is away."""
+        ...
+
+    def listen(
+        self, on_announcement: Callable[[Announcement], None], on_connect: Callable[[], None]
+    ) -> None:
+        """Call back for every hint, and after each (re)connect, when hints may have been missed."""
+        ...
+
+    async def start(self) -> None:
+        """Begin to send and to listen, in the background."""
+        ...
+
+    async def aclose(self) -> None:
+        """Stop, within a bound."""
+        ...

@@ -1,0 +1,136 @@
+"""Celery, reduced to what it is good for here: bringing a worker process to a queue.
+
+A message names a queue and no job, so it may be lost, repeated or late without any job noticing.
+That is why every feature that would make a message matter is off: late acks, results, countdowns,
+retries, remote control (`docs/adr/0001-celery-only-brings-workers-to-the-work.md`).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+import structlog
+from celery import Celery
+from celery.exceptions import CeleryError
+from kombu import Queue
+from kombu.exceptions import KombuError
+from redis.exceptions import RedisError
+
+from fleek.queue.base import DEFAULT_QUEUE, WAKE_TASK, broker_queue
+
+_log = structlog.get_logger(__name__)
+
+_SOCKET_TIMEOUT = 2.0
+"""Seconds; without it a frozen broker blocks a publisher for ever."""
+_MIN_SPACING = 0.002
+"""Seconds between two publishes: a burst of submits becomes a few messages instead of one each."""
+_PAUSE_AFTER_ERROR = 1.0
+_CLOSE_TIMEOUT = 3.0
+
+
+def broker_url(redis_url: str) -> str:
+    """Celery's spelling of a Redis URL: a Unix socket is `redis+socket://`."""
+    parts = urlsplit(redis_url)
+    return redis_url.replace("unix://", "redis+socket://", 1) if parts.scheme == "unix" else redis_url
+
+
+def create_celery_app(redis_url: str, queues: tuple[str, ...] = (DEFAULT_QUEUE,)) -> Celery:
+    """A Celery application that only knows wake-ups."""
+    app = Celery("fleek", broker=broker_url(redis_url), set_as_current=False)
+    app.conf.update(
+        task_default_queue=broker_queue(DEFAULT_QUEUE),
+        task_queues=[Queue(broker_queue(queue)) for queue in queues],
+        task_create_missing_queues=True,
+        task_serializer="json",
+        accept_content=["json"],
+        task_ignore_result=True,
+        result_backend=None,
+        task_acks_late=False,
+        worker_pool="threads",
+        worker_concurrency=2,
+        worker_prefetch_multiplier=1,
+        worker_enable_remote_control=False,
+        worker_send_task_events=False,
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_connection_timeout=_SOCKET_TIMEOUT,
+        broker_transport_options={
+            "socket_timeout": _SOCKET_TIMEOUT,
+            "socket_connect_timeout": _SOCKET_TIMEOUT,
+            "retry_on_timeout": False,
+        },
+    )
+    return app
+
+
+class CeleryWaker:
+    """Publishes wake-ups from a thread of its own, coalesced: Celery's publish blocks and costs 0.3 ms."""
+
+    def __init__(self, app: Celery) -> None:
+        self._app = app
+        self._pending: set[str] = set()
+        self._changed = threading.Condition()
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="fleek-waker", daemon=True)
+        self._thread.start()
+
+    def wake(self, queue: str) -> None:
+        """Ask for a wake-up of a queue's workers; returns at once."""
+        with self._changed:
+            self._pending.add(queue)
+            self._changed.notify()
+
+    def close(self) -> None:
+        """Publish what is pending, for a few seconds at most, and stop."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join(_CLOSE_TIMEOUT)
+
+    def _run(self) -> None:
+        while (queues := self._take()) is not None:
+            for queue in queues:
+                self._publish(queue)
+            time.sleep(_MIN_SPACING)
+
+    def _take(self) -> set[str] | None:
+        """The queues to wake; None at the end.
+
+        The set is emptied *before* publishing: a job that commits while its queue's message travels
+        asks again, so that every commit is followed by a publish that began after it.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._pending or self._closing)
+            taken, self._pending = self._pending, set()
+            return taken or None
+
+    def _publish(self, queue: str) -> None:
+        try:
+            self._app.send_task(WAKE_TASK, args=[queue], queue=broker_queue(queue), retry=False)
+        except (CeleryError, KombuError, RedisError, OSError) as error:
+            _log.warning("wake_up_failed", queue=queue, error=type(error).__name__)
+            self._pause()
+
+    def _pause(self) -> None:
+        """A broker that is away is not hammered; workers look by themselves every second meanwhile."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closing, timeout=_PAUSE_AFTER_ERROR)
+
+
+def register_wake_task(app: Celery, on_wake: Callable[[str, str | None], None]) -> None:
+    """Make `fleek.wake(queue)` call back with the queue and the message's task id.
+
+    The signature may only grow, with defaults: messages of the previous release are in flight.
+    """
+
+    def wake(task: Any, queue: str = DEFAULT_QUEUE) -> None:  # noqa: ANN401  a Celery task
+        on_wake(queue, task.request.id)
+
+    app.task(wake, name=WAKE_TASK, bind=True, ignore_result=True)

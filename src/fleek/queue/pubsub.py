@@ -1,0 +1,145 @@
+"""Announcements over Redis pub/sub: hints for waiters and for workers, never truth.
+
+One connection listens and one publishes, per process. Whatever goes wrong is a hint lost: waiters
+also look at the database every two seconds, and workers when they renew their leases.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from uuid import UUID
+
+import structlog
+from pydantic_core import from_json, to_json
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from fleek.queue.base import Announcement
+
+_log = structlog.get_logger(__name__)
+
+_CHANNEL = "fleek:announcements"
+_TIMEOUT = 2.0
+_MAX_PENDING = 10_000
+_BATCH = 200
+_PAUSE_AFTER_ERROR = 1.0
+_LISTEN_TIMEOUT = 5.0
+
+
+class RedisPubSub:
+    """Sends and receives announcements in the background."""
+
+    def __init__(self, url: str) -> None:
+        self._redis = Redis.from_url(
+            url,
+            socket_timeout=_TIMEOUT,
+            socket_connect_timeout=_TIMEOUT,
+            retry=Retry(NoBackoff(), 0),
+        )
+        self._outbox: asyncio.Queue[Announcement] = asyncio.Queue(_MAX_PENDING)
+        self._listeners: list[Callable[[Announcement], None]] = []
+        self._on_connect: list[Callable[[], None]] = []
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def announce(self, announcement: Announcement) -> None:
+        """Queue a hint; dropped when the outbox is full, which a broker that is away makes it."""
+        with contextlib.suppress(asyncio.QueueFull):
+            self._outbox.put_nowait(announcement)
+
+    def listen(
+        self, on_announcement: Callable[[Announcement], None], on_connect: Callable[[], None]
+    ) -> None:
+        """Register a listener; before `start`, or later."""
+        self._listeners.append(on_announcement)
+        self._on_connect.append(on_connect)
+
+    async def start(self) -> None:
+        """Begin to send and to listen."""
+        self._tasks = [
+            asyncio.create_task(_persist("pubsub_send_failed", self._send), name="pubsub-send"),
+            asyncio.create_task(_persist("pubsub_receive_failed", self._receive), name="pubsub-receive"),
+        ]
+
+    async def ping(self) -> None:
+        """Raise OSError unless the broker answers within the time-out."""
+        try:
+            async with asyncio.timeout(_TIMEOUT):
+                await self._redis.ping()
+        except RedisError as error:
+            raise OSError(str(error)) from error
+
+    async def aclose(self) -> None:
+        """Send what is pending, within a bound, and stop."""
+        if self._tasks:
+            with contextlib.suppress(RedisError, OSError, TimeoutError):
+                async with asyncio.timeout(_TIMEOUT):
+                    await self._flush()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._redis.aclose()
+
+    async def _flush(self) -> None:
+        while not self._outbox.empty():
+            await self._send_batch([self._outbox.get_nowait()])
+
+    async def _send(self) -> None:
+        while True:
+            await self._send_batch([await self._outbox.get()])
+
+    async def _send_batch(self, batch: list[Announcement]) -> None:
+        """One round trip for everything that has gathered meanwhile."""
+        while len(batch) < _BATCH and not self._outbox.empty():
+            batch.append(self._outbox.get_nowait())
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            for announcement in batch:
+                pipeline.publish(_CHANNEL, _encode(announcement))
+            await pipeline.execute()
+
+    async def _receive(self) -> None:
+        if not self._listeners:
+            # Without listeners there is nothing to subscribe for; `listen` comes before `start`.
+            await asyncio.Event().wait()
+        async with self._redis.pubsub(ignore_subscribe_messages=True) as subscription:
+            await subscription.subscribe(_CHANNEL)
+            for on_connect in self._on_connect:
+                on_connect()
+            while True:
+                message = await subscription.get_message(timeout=_LISTEN_TIMEOUT)
+                if message is not None:
+                    self._deliver(message["data"])
+
+    def _deliver(self, payload: bytes) -> None:
+        announcement = _decode(payload)
+        if announcement is not None:
+            for listener in self._listeners:
+                listener(announcement)
+
+
+async def _persist(event: str, work: Callable[[], Awaitable[None]]) -> None:
+    """Run for ever: a broker that is away is asked again after a pause."""
+    while True:
+        try:
+            await work()
+        except (RedisError, OSError) as error:
+            _log.warning(event, error=type(error).__name__)
+        await asyncio.sleep(_PAUSE_AFTER_ERROR)
+
+
+def _encode(announcement: Announcement) -> bytes:
+    return to_json(
+        {"job_id": announcement.job_id, "progress": announcement.progress, "cancel": announcement.cancel}
+    )
+
+
+def _decode(payload: bytes) -> Announcement | None:
+    """None for anything that is not ours: the channel is open to whoever reaches the broker."""
+    try:
+        data = from_json(payload)
+        return Announcement(UUID(data["job_id"]), data.get("progress"), bool(data.get("cancel")))
+    except (ValueError, TypeError, KeyError):
+        return None

@@ -1,0 +1,220 @@
+"""Every setting of Fleek, with a default that works untouched.
+
+Sources, the strongest first: flags > environment (`FLEEK_`, nested with `__`, `*_FILE` for
+secrets) > `.env.local` > `.env` > `fleek.toml` > the defaults here. Only `bootstrap` reads this.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from fleek.core.errors import ConfigurationError
+from fleek.core.home import Home, default_home
+
+PREFIX = "FLEEK_"
+CONFIG_FILE = "fleek.toml"
+_SECRETS = ("secret_key", "database_url", "redis_url")
+"""Settings that may hold a secret: each may also be given as a file's path, under `..._FILE`."""
+
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+
+
+class ModelSettings(BaseModel):
+    """One `[models."name"]` table of `fleek.toml`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    provider: str
+    ref: str = ""
+    """What the provider calls the model; empty means the model's own name."""
+    queue: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")] = "default"
+    max_concurrency: Annotated[int, Field(ge=1)] | None = None
+    attempt_timeout: timedelta = timedelta(minutes=10)
+    price_per_output: Decimal | None = None
+    description: str = ""
+
+    @field_validator("attempt_timeout", mode="before")
+    @classmethod
+    def _accept_short_durations(cls, value: object) -> object:
+        """`90s`, `3m` and `1h`, besides what pydantic reads by itself."""
+        units = {"s": 1, "m": 60, "h": 3600}
+        if isinstance(value, str) and value[-1:] in units and value[:-1].isdigit():
+            return timedelta(seconds=int(value[:-1]) * units[value[-1]])
+        return value
+
+
+def _home_from_environment() -> Path:
+    return default_home(os.environ, user_home=Path.home(), is_root=os.geteuid() == 0)
+
+
+class Settings(BaseSettings):
+    """Frozen; built once a process by `load_settings`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_nested_delimiter="__",
+        env_file=(".env", ".env.local"),
+        extra="ignore",
+        frozen=True,
+        toml_file=CONFIG_FILE,
+    )
+
+    home: Path = Field(default_factory=_home_from_environment)
+    """Where a laptop's Fleek keeps its data."""
+    secret_key: SecretStr | None = None
+    """Signs cursors and local content URLs; generated once into the home when unset."""
+    environment: Literal["development", "production"] = "development"
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65_535)] = 8000
+    public_url: str | None = None
+    """Base of the links in answers, such as `https://media.example.com`; unset: the request's own host."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Host headers that are answered, beside loopback's names; `*` switches the check off."""
+
+    database_url: SecretStr | None = None
+    """`postgresql+asyncpg://...`; unset: the embedded PostgreSQL of the home."""
+    database_pool_size: Annotated[int, Field(ge=1, le=1000)] = 20
+    database_max_overflow: Annotated[int, Field(ge=0, le=1000)] = 10
+    database_pool_recycle: Seconds = 3600
+    database_pool_timeout: Seconds = 2
+    database_connect_timeout: Seconds = 2
+    database_statement_timeout: Seconds = 10
+    database_lock_timeout: Seconds = 2
+    database_idle_in_transaction_timeout: Seconds = 15
+
+    redis_url: SecretStr | None = None
+    """`redis://...`; unset: the embedded Valkey of the home."""
+
+    storage_url: str | None = None
+    """`file:///path`, `s3://bucket/prefix` or `memory://`; unset: `media` in the home."""
+    storage_endpoint: str | None = None
+    """S3 endpoint that Fleek itself talks to; unset: the cloud's own."""
+    storage_public_endpoint: str | None = None
+    """S3 endpoint that clients reach, where it differs: signed URLs carry it."""
+    storage_region: str = "us-east-1"
+    storage_path_style: bool = True
+    """`https://endpoint/bucket/key` rather than `https://bucket.endpoint/key`."""
+
+    content_url_ttl: Annotated[int, Field(ge=30, le=604_800)] = 600
+    """Seconds that a signed content URL lives."""
+    max_output_bytes: Annotated[int, Field(ge=1)] = 512 * 1024 * 1024
+    variant_threads: Annotated[int, Field(ge=1, le=64)] = 2
+    media_ttl: Annotated[int, Field(ge=60)] | None = None
+    """Seconds after which a stored result expires; unset: never."""
+
+    queues: tuple[str, ...] = ("default",)
+    """Queues that a worker serves."""
+    slots: Annotated[int, Field(ge=1, le=10_000)] = 64
+    """Jobs that one worker process runs at once."""
+    lease: Seconds = 30
+    renew_interval: Seconds = 10
+    claim_interval: Seconds = 1
+    """Seconds after which a worker looks for work by itself, when no wake-up came."""
+    rescue_interval: Seconds = 10
+    shutdown_grace: Seconds = 25
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["auto", "json", "pretty"] = "auto"
+
+    models: dict[str, ModelSettings] = Field(default_factory=dict)
+    providers: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+    @field_validator("queues", "allowed_hosts", mode="before")
+    @classmethod
+    def _accept_commas(cls, value: object) -> object:
+        """`a,b` as well as a list."""
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("home")
+    @classmethod
+    def _absolute_home(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003  pydantic's signature
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags, environment, `*_FILE`, dotenv files, `fleek.toml`."""
+        return (
+            init_settings,
+            env_settings,
+            _SecretFiles(settings_cls),
+            dotenv_settings,
+            TomlConfigSettingsSource(settings_cls),
+        )
+
+    @property
+    def local(self) -> Home:
+        """The names inside the home."""
+        return Home(self.home)
+
+    @property
+    def resolved_database_url(self) -> str:
+        """The database that is used."""
+        return self.database_url.get_secret_value() if self.database_url else self.local.database_url
+
+    @property
+    def resolved_redis_url(self) -> str:
+        """The broker that is used."""
+        return self.redis_url.get_secret_value() if self.redis_url else self.local.redis_url
+
+    @property
+    def resolved_storage_url(self) -> str:
+        """The object store that is used."""
+        return self.storage_url or self.local.storage_url
+
+
+class _SecretFiles(PydanticBaseSettingsSource):
+    """Reads `FLEEK_SECRET_KEY_FILE` and its like: the secret is the file's content."""
+
+    def get_field_value(self, field: object, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002
+        """One secret, stripped of the newline that editors add."""
+        path = os.environ.get(f"{PREFIX}{field_name.upper()}_FILE")
+        if path is None:
+            return None, field_name, False
+        try:
+            return Path(path).read_text().strip(), field_name, False
+        except OSError as error:
+            message = f"{PREFIX}{field_name.upper()}_FILE: cannot read {path}: {error.strerror}"
+            raise ConfigurationError(message) from error
+
+    def __call__(self) -> dict[str, Any]:
+        """All secrets that were given as files."""
+        values = {name: self.get_field_value(None, name)[0] for name in _SECRETS}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+def load_settings(**flags: Any) -> Settings:  # noqa: ANN401  any setting can be a flag
+    """Settings from every source; a flag that is None counts as not given.
+
+    Raises ConfigurationError, which names the setting and what is wrong with it, never its value.
+    """
+    given = {name: value for name, value in flags.items() if value is not None}
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{PREFIX}{'__'.join(str(part) for part in item['loc']).upper()}: {item['msg']}"
+            for item in error.errors(include_input=False, include_url=False)
+        )
+        raise ConfigurationError(problems) from None

@@ -1,0 +1,75 @@
+"""The port of the object store: S3, a disk, or memory in tests."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, AsyncIterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Protocol
+
+
+class ObjectNotFoundError(Exception):
+    """No object has this key."""
+
+
+class StorageError(Exception):
+    """The object store refused or did not answer; trying again later may help."""
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """What the store knows of one object; `size` in bytes."""
+
+    key: str
+    size: int
+    last_modified: datetime
+    etag: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class SignedUrl:
+    """A URL that answers with the bytes to whoever holds it, until `expires_at`.
+
+    A store that cannot be reached from outside (a disk, memory) signs a path on Fleek's own API:
+    then `url` starts with `/` and the api adds its own base URL.
+    """
+
+    url: str
+    expires_at: datetime
+
+
+class ObjectStorage(Protocol):
+    """Bytes by key. A key is written once; `put` of the same key again is idempotent."""
+
+    async def put(
+        self, key: str, content: AsyncIterable[bytes] | bytes, *, content_type: str, filename: str
+    ) -> None:
+        """Store a stream without holding it in memory. Nothing is visible unless all of it came.
+
+        An exception raised by `content` ends the write and is passed on unchanged.
+        """
+        ...
+
+    def get(self, key: str, *, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+        """The bytes from `start` up to, not including, `end`; raises ObjectNotFoundError at the first step."""
+        ...
+
+    async def head(self, key: str) -> ObjectInfo:
+        """Size and etag of one object, or ObjectNotFoundError."""
+        ...
+
+    async def delete(self, keys: list[str]) -> None:
+        """Delete; a key that does not exist is not an error."""
+        ...
+
+    def list(self, prefix: str) -> AsyncIterator[ObjectInfo]:
+        """Every object below a prefix, in no promised order."""
+        ...
+
+    async def sign(self, key: str, *, expires_in: timedelta) -> SignedUrl:
+        """A URL for one GET-able object; makes no check that the object exists."""
+        ...
+
+    async def check(self) -> None:
+        """Raise StorageError unless the store can be written to and read from."""
+        ...
