@@ -1,0 +1,116 @@
+"""Orders placed with providers: the intent, then the handle, then how it ended.
+
+The intent is committed before the provider is asked, and the handle before anything else happens.
+Recording a handle is a fact and not a transition: it is guarded by its own row, and succeeds for a
+worker that has lost its lease meanwhile, since losing what was just paid for would be worse.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from pydantic_core import to_json
+from sqlalchemy import BigInteger, Text, bindparam, text
+from sqlalchemy.dialects.postgresql import UUID as PG_UUID
+
+from fleek.core.canonical import fingerprint
+from fleek.core.errors import LeaseLost
+from fleek.db.session import Database
+from fleek.jobs.claim import OpenOrder
+from fleek.providers.base import GenerationRequest, Handle
+
+_INTEND = text(
+    """
+WITH mine AS (
+    SELECT id FROM jobs WHERE id = :id AND fence = :fence AND status = 'processing' FOR UPDATE
+)
+INSERT INTO submissions (job_id, ordinal, first_index, count, provider, model_ref, request_hash, seed)
+SELECT
+    id, 1 + (SELECT coalesce(max(ordinal), 0) FROM submissions WHERE job_id = :id),
+    :first_index, :count, :provider, :model_ref, :request_hash, :seed
+FROM mine
+RETURNING ordinal
+"""
+).bindparams(bindparam("id", type_=PG_UUID), bindparam("seed", type_=BigInteger))
+
+_RECORD = text(
+    """
+WITH recorded AS (
+    UPDATE submissions SET
+        handle = CAST(:handle AS jsonb), handle_id = :handle_id, accepted_at = clock_timestamp()
+    WHERE job_id = :id AND ordinal = :ordinal AND handle IS NULL
+    RETURNING job_id, provider, ordinal
+),
+job AS (
+    UPDATE jobs SET event_sequence = event_sequence + 1
+    FROM recorded WHERE jobs.id = recorded.job_id AND jobs.fence = :fence AND jobs.status = 'processing'
+    RETURNING jobs.id, jobs.event_sequence
+)
+INSERT INTO events (job_id, sequence, kind, data)
+SELECT job.id, event_sequence, 'submitted', jsonb_build_object('provider', provider, 'ordinal', ordinal)
+FROM job, recorded
+"""
+).bindparams(bindparam("id", type_=PG_UUID), bindparam("handle", type_=Text))
+
+_RESOLVE = text(
+    """
+UPDATE submissions SET resolved_at = clock_timestamp(), resolution = :resolution
+WHERE job_id = :id AND ordinal = :ordinal AND resolved_at IS NULL
+"""
+).bindparams(bindparam("id", type_=PG_UUID))
+
+
+async def intend(
+    database: Database, job_id: UUID, fence: int, request: GenerationRequest, provider: str
+) -> OpenOrder:
+    """Commit the intent to order; raises LeaseLost where the job belongs to somebody else."""
+    row = await database.fetch_one(
+        _INTEND,
+        {
+            "id": job_id,
+            "fence": fence,
+            "first_index": request.first_index,
+            "count": request.count,
+            "provider": provider,
+            "model_ref": request.ref,
+            "request_hash": fingerprint(_described(request)),
+            "seed": request.seed,
+        },
+    )
+    if row is None:
+        raise LeaseLost
+    return OpenOrder(row.ordinal, request.first_index, request.count, handle=None)
+
+
+async def record(database: Database, job_id: UUID, fence: int, ordinal: int, handle: Handle) -> None:
+    """Write the provider's handle into the intent; also after a lost lease."""
+    await database.fetch_rowcount(
+        _RECORD,
+        {
+            "id": job_id,
+            "fence": fence,
+            "ordinal": ordinal,
+            "handle": to_json(handle.data).decode(),
+            "handle_id": handle.id,
+        },
+    )
+
+
+async def resolve(database: Database, job_id: UUID, ordinal: int, resolution: str) -> None:
+    """Say how an order ended: `result`, `rejected`, `failed`, `canceled` or `ambiguous`."""
+    await database.fetch_rowcount(_RESOLVE, {"id": job_id, "ordinal": ordinal, "resolution": resolution})
+
+
+def _described(request: GenerationRequest) -> dict[str, Any]:
+    return {
+        "ref": request.ref,
+        "prompt": request.prompt,
+        "seed": request.seed,
+        "count": request.count,
+        "width": request.width,
+        "height": request.height,
+        "negative_prompt": request.negative_prompt,
+        "output_format": request.output_format,
+        "input": dict(request.input),
+    }
