@@ -1,0 +1,8 @@
+"""`celery -A fleek.tasks.celery worker -l INFO --concurrency 2`: the bare command, all settings from outside."""
+
+from __future__ import annotations
+
+from fleek.settings import load_settings
+from fleek.tasks.wake import create_worker_app
+
+app = create_worker_app(load_settings())

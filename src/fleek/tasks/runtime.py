@@ -1,0 +1,137 @@
+"""The event loop of a worker process, in a thread of its own beside Celery's.
+
+Everything that does I/O lives on this loop. Celery's threads only call `ring`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine
+from contextlib import AsyncExitStack
+from datetime import timedelta
+from typing import Any
+
+import structlog
+import uvloop
+
+from fleek.bootstrap import WorkerContext, open_worker
+from fleek.core.errors import DatabaseUnavailable
+from fleek.jobs.caretakers import Rescuer
+from fleek.jobs.claim import ClaimedJob
+from fleek.jobs.execution import Execution
+from fleek.jobs.keeper import Stop
+from fleek.queue.base import Announcement
+from fleek.settings import Settings
+from fleek.tasks.dispatcher import Dispatcher
+
+_log = structlog.get_logger(__name__)
+
+_START_TIMEOUT = 30.0
+_STOP_MARGIN = 15.0
+"""Seconds beyond the grace time that an orderly stop may take before the process goes without it."""
+
+
+class WorkerRuntime:
+    """Starts and stops the dispatcher, the lease keeper and the caretakers of one process."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._ready = threading.Event()
+        self._failure: BaseException | None = None
+        self._dispatcher: Dispatcher | None = None
+        self._stopped: asyncio.Event | None = None
+
+    def start(self) -> None:
+        """Start the loop; returns when the dispatcher claims. Raises what made the start fail."""
+        self._thread = threading.Thread(target=self._run, name="fleek-loop", daemon=True)
+        self._thread.start()
+        self._ready.wait(_START_TIMEOUT)
+        if self._failure is not None:
+            raise self._failure
+
+    def ring(self, queue: str, celery_task_id: str | None) -> None:
+        """A wake-up arrived; called on Celery's threads."""
+        if self._dispatcher is not None:
+            self._dispatcher.wake_from_thread(queue, celery_task_id)
+
+    def begin_stop(self) -> None:
+        """Claim nothing more; safe to call from a signal handler's thread, and more than once."""
+        if self._loop is not None and self._dispatcher is not None and self._loop.is_running():
+            self._loop.call_soon_threadsafe(self._dispatcher.begin_stop)
+
+    def stop(self) -> None:
+        """Let jobs finish for the grace time, give the rest back, and end the loop."""
+        if self._loop is None or self._thread is None or self._stopped is None:
+            return
+        if self._loop.is_running():
+            self._loop.call_soon_threadsafe(self._stopped.set)
+        self._thread.join(self._settings.shutdown_grace + _STOP_MARGIN)
+
+    def _run(self) -> None:
+        try:
+            uvloop.run(self._main())
+        except BaseException as error:  # noqa: BLE001  handed to the thread that waits in `start`
+            self._failure = error
+            _log.error("worker_loop_failed", exc_info=error)
+        finally:
+            self._ready.set()
+
+    async def _main(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stopped = asyncio.Event()
+        async with AsyncExitStack() as stack:
+            context = await stack.enter_async_context(open_worker(self._settings))
+            dispatcher = self._dispatcher = self._build_dispatcher(context)
+            context.pubsub.listen(lambda hint: _on_hint(context, hint), lambda: None)
+            await context.pubsub.start()
+            helpers = [_start(context.keeper.run()), _start(self._rescue(context.rescuer))]
+            dispatcher.start()
+            _log.info("worker_started", worker=context.worker, slots=self._settings.slots)
+            self._ready.set()
+            await self._stopped.wait()
+            await dispatcher.stop(timedelta(seconds=self._settings.shutdown_grace))
+            for helper in helpers:
+                helper.cancel()
+            await asyncio.gather(*helpers, return_exceptions=True)
+            _log.info("worker_stopped", worker=context.worker)
+
+    def _build_dispatcher(self, context: WorkerContext) -> Dispatcher:
+        def start(job: ClaimedJob) -> Execution:
+            return Execution(job, context.catalog.get(job.model), context.workshop(dispatcher.wake_after))
+
+        dispatcher = Dispatcher(
+            context.claimer,
+            start,
+            context.waker,
+            queues=self._settings.queues,
+            slots=self._settings.slots,
+            interval=timedelta(seconds=self._settings.claim_interval),
+        )
+        return dispatcher
+
+    async def _rescue(self, rescuer: Rescuer) -> None:
+        while True:
+            await asyncio.sleep(self._settings.rescue_interval)
+            try:
+                await rescuer.run_once()
+            except DatabaseUnavailable:
+                rescuer.forget()
+                _log.warning("rescue_failed")
+            except Exception:
+                # The caretaker of everybody's jobs must not end with one bad row; it is logged.
+                _log.exception("rescue_crashed")
+
+
+def _start(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    return asyncio.create_task(work)
+
+
+def _on_hint(context: WorkerContext, hint: Announcement) -> None:
+    """Another process says that a job moved; of interest here are cancel requests for our own jobs."""
+    if hint.cancel:
+        execution = context.keeper.find(hint.job_id)
+        if execution is not None:
+            execution.stop(Stop.CANCEL)

@@ -1,0 +1,48 @@
+"""The worker's side of wake-ups: Celery's application, its one task, and the step that runs the runtime."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import Celery, bootsteps
+from celery.signals import setup_logging, worker_shutting_down
+
+from fleek.observability import configure_logging
+from fleek.queue.celery_app import create_celery_app, register_wake_task
+from fleek.settings import Settings
+from fleek.tasks.runtime import WorkerRuntime
+
+
+class RuntimeStep(bootsteps.StartStopStep):
+    """Starts and stops this process's runtime with the Celery worker. Subclassed with its runtime."""
+
+    requires = ("celery.worker.components:Pool",)
+    runtime: WorkerRuntime
+
+    def start(self, parent: Any) -> None:  # noqa: ANN401, ARG002  Celery's protocol
+        """Begin to claim jobs."""
+        worker_shutting_down.connect(self._on_shutting_down)
+        self.runtime.start()
+
+    def stop(self, parent: Any) -> None:  # noqa: ANN401, ARG002  Celery's protocol
+        """Finish or give back what runs."""
+        self.runtime.stop()
+
+    def _on_shutting_down(self, **_: object) -> None:
+        """A signal came: stop claiming at once, while Celery still winds down."""
+        self.runtime.begin_stop()
+
+
+def create_worker_app(settings: Settings) -> Celery:
+    """The Celery application of a worker process: `fleek worker` and the bare celery command share it."""
+    runtime = WorkerRuntime(settings)
+    app = create_celery_app(settings.resolved_redis_url, settings.queues)
+    register_wake_task(app, runtime.ring)
+    app.steps["worker"].add(type("FleekRuntime", (RuntimeStep,), {"runtime": runtime}))
+
+    @setup_logging.connect(weak=False)
+    def _configure_logging(**_: object) -> None:
+        """Celery asks before it would set up logging of its own."""
+        configure_logging(settings.log_level, settings.log_format)
+
+    return app
