@@ -1,5 +1,8 @@
-"""Floor 4: the composition root. The only reader of Settings, and the only place that knows which
-adapter stands behind which port. Everything is built once a process, here, and closed in reverse."""
+"""Floor 4: the composition root.
+
+The only reader of Settings, and the only place that knows which adapter stands behind which port.
+Everything is built once a process, here, and closed in reverse.
+"""
 
 from __future__ import annotations
 
@@ -123,9 +126,7 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
         worker = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
 
         def workshop(on_due: Callable[[timedelta], None]) -> Workshop:
-            return Workshop(
-                database, storage, images, pubsub, keeper, settings.max_output_bytes, on_due
-            )
+            return Workshop(database, storage, images, pubsub, keeper, settings.max_output_bytes, on_due)
 
         yield WorkerContext(
             worker=worker,
@@ -161,7 +162,9 @@ def load_secret(settings: Settings) -> bytes:
     if settings.secret_key is not None:
         secret = settings.secret_key.get_secret_value().encode()
         if len(secret) < _MIN_SECRET:
-            message = f"FLEEK_SECRET_KEY: at least {_MIN_SECRET} characters, such as `openssl rand -hex 32` gives"
+            message = (
+                f"FLEEK_SECRET_KEY: at least {_MIN_SECRET} characters, such as `openssl rand -hex 32` gives"
+            )
             raise ConfigurationError(message)
         return secret
     path = settings.local.secret_key_file

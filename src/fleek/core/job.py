@@ -11,8 +11,14 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from fleek.core import retry
-from fleek.core.errors import FleekError, OutputError, OutputTooLarge, ProviderError, Unavailable
-from fleek.core.errors import ProviderErrorKind as Kind
+from fleek.core.errors import (
+    FleekError,
+    OutputError,
+    OutputTooLarge,
+    ProviderError,
+    ProviderErrorKind as Kind,
+    Unavailable,
+)
 
 MAX_CRASHES = 3
 """Crashes inside Fleek's own work after which a job is given up: it kills workers."""

@@ -20,7 +20,7 @@ _JITTER_OF_RETRY_AFTER = 0.1
 def _exponential(count: int) -> timedelta:
     """1 s, 2 s, 4 s, ... up to the cap; `count` is 1 for the first."""
     doublings = min(max(count, 1) - 1, 20)
-    return min(BASE_DELAY * 2**doublings, MAX_DELAY)
+    return min(BASE_DELAY * (1 << doublings), MAX_DELAY)
 
 
 def backoff(failures: int, jitter: float) -> timedelta:

@@ -100,7 +100,9 @@ claimed AS (
 ),
 attempt AS (
     INSERT INTO attempts (job_id, number, worker, celery_task_id, run_deadline_at)
-    SELECT id, fence, worker, CAST(:celery_task_id AS text), clock_timestamp() + make_interval(secs => timeout)
+    SELECT
+        id, fence, worker, CAST(:celery_task_id AS text),
+        clock_timestamp() + make_interval(secs => timeout)
     FROM claimed
     RETURNING job_id, run_deadline_at
 ),
@@ -224,8 +226,11 @@ class Claimer:
     async def _claim_capped(
         self, queue: str, slots: int, model: ServedModel, celery_task_id: str | None
     ) -> list[ClaimedJob]:
-        """New work of one capped model. Counting and claiming are one step under the model's lock:
-        two workers that count at once would both fill the last place."""
+        """New work of one capped model.
+
+        Counting and claiming are one step under the model's lock: two workers that count at once would
+        both fill the last place.
+        """
         async with self._database.begin() as connection:
             await connection.execute(_LOCK_MODEL, {"model": model.name})
             running = (await connection.execute(_COUNT_RUNNING, {"model": model.name})).scalar_one()

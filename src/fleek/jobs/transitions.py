@@ -1,6 +1,7 @@
-"""Guarded changes of running jobs. Each is one statement that moves job, attempt, order, media and
-history together, and applies only under the fence of the caller's own claim.
+"""Guarded changes of running jobs.
 
+Each is one statement that moves job, attempt, order, media and history together, and applies only
+under the fence of the caller's own claim.
 Zero rows is a normal outcome: the job belongs to someone else, and the caller must touch nothing more.
 """
 

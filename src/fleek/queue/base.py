@@ -55,9 +55,7 @@ class PubSub(Protocol):
         """Queue a hint for sending. Never blocks, never raises; dropped when the broker is away."""
         ...
 
-    def listen(
-        self, on_announcement: Callable[[Announcement], None], on_connect: Callable[[], None]
-    ) -> None:
+    def listen(self, on_announcement: Callable[[Announcement], None], on_connect: Callable[[], None]) -> None:
         """Call back for every hint, and after each (re)connect, when hints may have been missed."""
         ...
 

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import structlog
 from celery import Celery
 from celery.exceptions import CeleryError
-from kombu import Queue
+from kombu.entity import Queue
 from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
 
@@ -43,7 +43,10 @@ def create_celery_app(redis_url: str, queues: tuple[str, ...] = (DEFAULT_QUEUE,)
     app = Celery("fleek", broker=broker_url(redis_url), set_as_current=False)
     app.conf.update(
         task_default_queue=broker_queue(DEFAULT_QUEUE),
-        task_queues=[Queue(broker_queue(queue)) for queue in queues],
+        task_queues=[
+            Queue(broker_queue(queue))  # type: ignore[no-untyped-call]  # kombu is untyped
+            for queue in queues
+        ],
         task_create_missing_queues=True,
         task_serializer="json",
         accept_content=["json"],

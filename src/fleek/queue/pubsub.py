@@ -50,9 +50,7 @@ class RedisPubSub:
         with contextlib.suppress(asyncio.QueueFull):
             self._outbox.put_nowait(announcement)
 
-    def listen(
-        self, on_announcement: Callable[[Announcement], None], on_connect: Callable[[], None]
-    ) -> None:
+    def listen(self, on_announcement: Callable[[Announcement], None], on_connect: Callable[[], None]) -> None:
         """Register a listener; before `start`, or later."""
         self._listeners.append(on_announcement)
         self._on_connect.append(on_connect)

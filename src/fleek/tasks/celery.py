@@ -1,4 +1,4 @@
-"""`celery -A fleek.tasks.celery worker -l INFO --concurrency 2`: the bare command, all settings from outside."""
+"""`celery -A fleek.tasks.celery worker -l INFO --concurrency 2`, the bare command."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class Runnable(Protocol):
 class Dispatcher:
     """Claims and runs. All methods but `wake_from_thread` belong to the event loop's thread."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  what it claims with, what it runs, and its bounds
         self,
         claimer: Claimer,
         start: Callable[[ClaimedJob], Runnable],
@@ -113,7 +113,7 @@ class Dispatcher:
             except DatabaseUnavailable:
                 _log.warning("claim_failed")
                 await asyncio.sleep(_PAUSE_WITHOUT_DATABASE)
-            except Exception:
+            except Exception:  # noqa: BLE001  see below
                 # A bug in a claim must not stop the worker for good; it is logged and tried again.
                 _log.exception("claim_crashed")
                 await asyncio.sleep(_PAUSE_WITHOUT_DATABASE)

@@ -120,7 +120,7 @@ class WorkerRuntime:
             except DatabaseUnavailable:
                 rescuer.forget()
                 _log.warning("rescue_failed")
-            except Exception:
+            except Exception:  # noqa: BLE001  see below
                 # The caretaker of everybody's jobs must not end with one bad row; it is logged.
                 _log.exception("rescue_crashed")
 

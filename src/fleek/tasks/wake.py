@@ -13,7 +13,7 @@ from fleek.settings import Settings
 from fleek.tasks.runtime import WorkerRuntime
 
 
-class RuntimeStep(bootsteps.StartStopStep):
+class RuntimeStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery is untyped
     """Starts and stops this process's runtime with the Celery worker. Subclassed with its runtime."""
 
     requires = ("celery.worker.components:Pool",)
@@ -40,7 +40,7 @@ def create_worker_app(settings: Settings) -> Celery:
     register_wake_task(app, runtime.ring)
     app.steps["worker"].add(type("FleekRuntime", (RuntimeStep,), {"runtime": runtime}))
 
-    @setup_logging.connect(weak=False)
+    @setup_logging.connect(weak=False)  # type: ignore[untyped-decorator]  # Celery is untyped
     def _configure_logging(**_: object) -> None:
         """Celery asks before it would set up logging of its own."""
         configure_logging(settings.log_level, settings.log_format)
