@@ -124,16 +124,16 @@ WITH moved AS (
         error_code = NULL, error_message = NULL, lease_expires_at = NULL, worker = NULL,
         finished_at = clock_timestamp(), event_sequence = event_sequence + 1
     WHERE id = :id AND fence = :fence AND status = 'processing'
-    RETURNING id, fence, owner_id, created_at, event_sequence
+    RETURNING id, fence, owner_id, created_at, finished_at, event_sequence
 ),
 attempt AS (
     UPDATE attempts SET
-        finished_at = clock_timestamp(), outcome = 'completed', metrics = CAST(:metrics AS jsonb)
+        finished_at = moved.finished_at, outcome = 'completed', metrics = CAST(:metrics AS jsonb)
     FROM moved WHERE attempts.job_id = moved.id AND attempts.number = moved.fence
 ),
 orders AS (
     UPDATE submissions SET
-        resolved_at = clock_timestamp(), resolution = 'result', cost = coalesce(:cost, cost)
+        resolved_at = moved.finished_at, resolution = 'result', cost = coalesce(:cost, cost)
     FROM moved WHERE submissions.job_id = moved.id AND resolved_at IS NULL
 ),
 surplus AS (
@@ -145,7 +145,7 @@ results AS (
         created_at, stored_at
     )
     SELECT r.id, moved.id, moved.owner_id, r.index, r.seed, r.key, r.content_type, r.size_bytes,
-        r.width, r.height, r.sha256, r.thumbhash, moved.created_at, clock_timestamp()
+        r.width, r.height, r.sha256, r.thumbhash, moved.created_at, moved.finished_at
     FROM moved, unnest(
         CAST(:ids AS uuid[]), CAST(:indexes AS int[]), CAST(:seeds AS bigint[]), CAST(:keys AS text[]),
         CAST(:content_types AS text[]), CAST(:sizes AS bigint[]), CAST(:widths AS int[]),
