@@ -134,7 +134,11 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
             claimer=Claimer(database, worker=worker, lease=lease, models=_served(catalog)),
             keeper=keeper,
             rescuer=Rescuer(
-                database, waker, pubsub, provider_of=lambda model: _provider_name(catalog, model)
+                database,
+                waker,
+                pubsub,
+                provider_of=lambda model: _provider_name(catalog, model),
+                confirm_after=settings.rescue_confirm_after,
             ),
             waker=waker,
             pubsub=pubsub,

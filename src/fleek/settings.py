@@ -12,7 +12,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -34,16 +34,22 @@ Seconds = Annotated[float, Field(gt=0, le=86_400)]
 class ModelSettings(BaseModel):
     """One `[models."name"]` table of `fleek.toml`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     provider: str
+    """The name of an installed provider."""
     ref: str = ""
     """What the provider calls the model; empty means the model's own name."""
     queue: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")] = "default"
+    """The queue whose workers run it."""
     max_concurrency: Annotated[int, Field(ge=1)] | None = None
+    """Jobs of the model that run at once, over all workers; unset: as many as there are slots."""
     attempt_timeout: timedelta = timedelta(minutes=10)
+    """How long one attempt may take, such as `90s`, `3m` or `1h`."""
     price_per_output: Decimal | None = None
+    """US dollars, shown by `GET /v1/models`."""
     description: str = ""
+    """One line for people, shown by `GET /v1/models`."""
 
     @field_validator("attempt_timeout", mode="before")
     @classmethod
@@ -63,6 +69,7 @@ class Settings(BaseSettings):
     """Frozen; built once a process by `load_settings`."""
 
     model_config = SettingsConfigDict(
+        use_attribute_docstrings=True,
         env_prefix=PREFIX,
         env_nested_delimiter="__",
         env_file=(".env", ".env.local"),
@@ -75,10 +82,11 @@ class Settings(BaseSettings):
     """Where a laptop's Fleek keeps its data."""
     secret_key: SecretStr | None = None
     """Signs cursors and local content URLs; generated once into the home when unset."""
-    environment: Literal["development", "production"] = "development"
 
     host: str = "127.0.0.1"
+    """Address that the api listens on."""
     port: Annotated[int, Field(ge=0, le=65_535)] = 8000
+    """Port that the api listens on."""
     public_url: str | None = None
     """Base of the links in answers, such as `https://media.example.com`; unset: the request's own host."""
     allowed_hosts: tuple[str, ...] = ()
@@ -87,13 +95,21 @@ class Settings(BaseSettings):
     database_url: SecretStr | None = None
     """`postgresql+asyncpg://...`; unset: the embedded PostgreSQL of the home."""
     database_pool_size: Annotated[int, Field(ge=1, le=1000)] = 20
+    """Connections that a process keeps; multiply by the processes."""
     database_max_overflow: Annotated[int, Field(ge=0, le=1000)] = 10
+    """Connections beyond the pool under load."""
     database_pool_recycle: Seconds = 3600
+    """Seconds after which a connection is replaced."""
     database_pool_timeout: Seconds = 2
+    """Seconds to wait for a free connection before answering 503."""
     database_connect_timeout: Seconds = 2
+    """Seconds to wait for a new connection."""
     database_statement_timeout: Seconds = 10
+    """Seconds that one statement may take."""
     database_lock_timeout: Seconds = 2
+    """Seconds that one statement may wait for a lock."""
     database_idle_in_transaction_timeout: Seconds = 15
+    """Seconds that a transaction may sit idle."""
 
     redis_url: SecretStr | None = None
     """`redis://...`; unset: the embedded Valkey of the home."""
@@ -105,32 +121,42 @@ class Settings(BaseSettings):
     storage_public_endpoint: str | None = None
     """S3 endpoint that clients reach, where it differs: signed URLs carry it."""
     storage_region: str = "us-east-1"
+    """S3 region."""
     storage_path_style: bool = True
     """`https://endpoint/bucket/key` rather than `https://bucket.endpoint/key`."""
 
     content_url_ttl: Annotated[int, Field(ge=30, le=604_800)] = 600
     """Seconds that a signed content URL lives."""
     max_output_bytes: Annotated[int, Field(ge=1)] = 512 * 1024 * 1024
+    """Bytes that one output may have."""
     variant_threads: Annotated[int, Field(ge=1, le=64)] = 2
-    media_ttl: Annotated[int, Field(ge=60)] | None = None
-    """Seconds after which a stored result expires; unset: never."""
-
+    """Threads of a process that decode and scale pictures."""
     queues: tuple[str, ...] = ("default",)
     """Queues that a worker serves."""
     slots: Annotated[int, Field(ge=1, le=10_000)] = 64
     """Jobs that one worker process runs at once."""
     lease: Seconds = 30
+    """Seconds after which an unrenewed job counts as abandoned."""
     renew_interval: Seconds = 10
+    """Seconds between two renewals of a lease."""
     claim_interval: Seconds = 1
     """Seconds after which a worker looks for work by itself, when no wake-up came."""
     rescue_interval: Seconds = 10
+    """Seconds between two looks for abandoned jobs."""
+    rescue_confirm_after: Seconds = 10
+    """Seconds between the two looks that must both find a lease expired before its job is taken."""
     shutdown_grace: Seconds = 25
+    """Seconds that running jobs get to finish when a worker is told to stop; the rest are given back."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least severe records that are written."""
     log_format: Literal["auto", "json", "pretty"] = "auto"
+    """`auto`: pretty on a terminal, else JSON."""
 
     models: dict[str, ModelSettings] = Field(default_factory=dict)
+    """`[models."name"]` tables of `fleek.toml`."""
     providers: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """`[providers.name]` tables of `fleek.toml`."""
 
     @field_validator("queues", "allowed_hosts", mode="before")
     @classmethod
@@ -139,6 +165,14 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
+
+    @model_validator(mode="after")
+    def _renew_in_time(self) -> Settings:
+        """A lease that is renewed less than twice before it ends is lost to the first hiccup."""
+        if self.renew_interval * 2 > self.lease:
+            message = "FLEEK_RENEW_INTERVAL must be at most half of FLEEK_LEASE, such as 10 and 30"
+            raise ValueError(message)
+        return self
 
     @field_validator("home")
     @classmethod
