@@ -69,9 +69,7 @@ class Rescuer:
         now = time.monotonic()
         seen = self._suspects
         self._suspects = {(one.id, one.fence): seen.get((one.id, one.fence), now) for one in expired}
-        return [
-            one for one in expired if now - self._suspects[(one.id, one.fence)] >= self._confirm_after
-        ]
+        return [one for one in expired if now - self._suspects[(one.id, one.fence)] >= self._confirm_after]
 
     async def _rescue(self, lease: ExpiredLease) -> bool:
         transition = core.decide_after_crash(lease.view.crashes, own_work=not lease.has_open_order)

@@ -46,9 +46,7 @@ class Job(Base):
         CheckConstraint(f"status IN ({_list(Status)})", name="status"),
         CheckConstraint(f"reason IN ({_list(Reason)})", name="reason"),
         CheckConstraint("(status = 'processing') = (lease_expires_at IS NOT NULL)", name="lease"),
-        CheckConstraint(
-            f"(status IN ({_list(TERMINAL)})) = (finished_at IS NOT NULL)", name="finished_at"
-        ),
+        CheckConstraint(f"(status IN ({_list(TERMINAL)})) = (finished_at IS NOT NULL)", name="finished_at"),
         CheckConstraint("status <> 'error' OR error_code IS NOT NULL", name="error_code"),
         CheckConstraint("NOT resuming OR status = 'in_queue'", name="resuming"),
         CheckConstraint("n >= 1", name="n"),

@@ -76,14 +76,17 @@ class GenerateRequest(BaseModel):
     )
 
     prompt: Prompt = Field(description="1 to 8,000 code points")
-    model: Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_storable)] | None = (
-        Field(default=None, description="A name of `GET /v1/models`; absent: the default model")
-    )
+    model: (
+        Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_storable)] | None
+    ) = Field(default=None, description="A name of `GET /v1/models`; absent: the default model")
     n: int = Field(default=1, ge=1, le=MAX_OUTPUTS, description="Number of outputs")
     width: _Side | None = Field(default=None, description="Pixels; with `height`, or neither")
     height: _Side | None = Field(default=None, description="Pixels; with `width`, or neither")
     seed: int | None = Field(
-        default=None, ge=0, le=MAX_SEED, description="Output i uses seed + i; absent: one is chosen and stored"
+        default=None,
+        ge=0,
+        le=MAX_SEED,
+        description="Output i uses seed + i; absent: one is chosen and stored",
     )
     negative_prompt: (
         Annotated[str, StringConstraints(max_length=MAX_PROMPT), AfterValidator(_storable)] | None

@@ -154,9 +154,7 @@ class JobService:
             raise JobNotFinished
         await self._delete_objects(keys)
 
-    async def _replay(
-        self, owner: str, operation: str, idempotency: Idempotency, urls: Urls
-    ) -> Accepted:
+    async def _replay(self, owner: str, operation: str, idempotency: Idempotency, urls: Urls) -> Accepted:
         """The answer to a key that was used before: the job as it is now."""
         used = await changes.get_key_or_none(self._database, owner, operation, idempotency.key)
         if used is None:
