@@ -42,7 +42,9 @@ class MediaOut(BaseModel):
     width: int | None = Field(description="Pixels")
     height: int | None = Field(description="Pixels")
     sha256: str | None = Field(description="Hex digest of the stored bytes")
-    thumbhash: str | None = Field(description="Base64 of a blurred placeholder, see evanw.github.io/thumbhash")
+    thumbhash: str | None = Field(
+        description="Base64 of a blurred placeholder, see evanw.github.io/thumbhash"
+    )
     seed: int | None
     created_at: datetime
     stored_at: datetime | None
