@@ -1,0 +1,79 @@
+"""`fleek api` and `fleek worker`: the parts of a Fleek one by one, for containers and for the supervisor."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Annotated
+
+import typer
+
+_GRACEFUL_SECONDS = 6
+"""For open streams and waiting requests to end at a stop, before they are closed."""
+_KEEP_ALIVE_SECONDS = 75
+"""Longer than the idle time of common load balancers, so that it is they who close a connection."""
+
+
+def api(
+    *,
+    host: Annotated[str | None, typer.Option(help="Address to listen on  [default: 127.0.0.1]")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65_535, help="Port  [default: 8000]")] = None,
+    fd: Annotated[
+        int | None, typer.Option(min=0, help="An inherited listening socket, instead of an address")
+    ] = None,
+    insecure_no_auth: Annotated[
+        bool, typer.Option("--insecure-no-auth", help="Allow an address that other machines can reach")
+    ] = False,
+) -> None:
+    """Run one api process in the foreground."""
+    import socket  # noqa: PLC0415  commands that need no server start faster
+
+    from uvicorn import Config, Server  # noqa: PLC0415
+
+    from fleek.cli.listen import require_safe_host  # noqa: PLC0415
+    from fleek.settings import load_settings  # noqa: PLC0415
+
+    settings = load_settings(host=host, port=port)
+    inherited = None
+    if fd is None:
+        require_safe_host(settings.host, insecure_no_auth=insecure_no_auth)
+    else:
+        inherited = [socket.socket(fileno=fd)]
+    config = Config(
+        "fleek.main:app",
+        host=settings.host,
+        port=settings.port,
+        loop="uvloop",
+        http="httptools",
+        lifespan="on",
+        log_config=None,
+        access_log=settings.log_level == "debug",
+        server_header=False,
+        timeout_graceful_shutdown=_GRACEFUL_SECONDS,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+    )
+    server = Server(config)
+    with contextlib.suppress(KeyboardInterrupt):
+        server.run(sockets=inherited)
+    if not server.started:
+        raise typer.Exit(1)
+
+
+def worker(
+    *,
+    queues: Annotated[
+        str | None, typer.Option(help="Queues to serve, separated by commas  [default: default]")
+    ] = None,
+    slots: Annotated[int | None, typer.Option(min=1, help="Jobs at once  [default: 64]")] = None,
+    loglevel: Annotated[
+        str | None, typer.Option("--loglevel", "-l", help="debug, info, warning or error  [default: info]")
+    ] = None,
+) -> None:
+    """Run one worker process in the foreground."""
+    from importlib import import_module  # noqa: PLC0415  commands that need no server start faster
+
+    from fleek.settings import load_settings  # noqa: PLC0415
+
+    level = None if loglevel is None else loglevel.lower()
+    settings = load_settings(queues=queues, slots=slots, log_level=level)
+    # By name, as uvicorn loads the api: entry points do not import each other.
+    raise typer.Exit(import_module("fleek.tasks.worker").run_worker(settings))
