@@ -1,0 +1,138 @@
+"""The front door: one pass of pure ASGI around everything else.
+
+It gives a request its id, checks its Host header, leads the routes without a version to the current
+one, adds the headers that every answer has, and is the last to catch what nobody expected.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Iterable
+from functools import lru_cache
+from http import HTTPStatus
+from urllib.parse import urlsplit
+
+import structlog
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from fleek.api.problems import document, respond, unexpected
+
+_log = structlog.get_logger(__name__)
+
+CURRENT_VERSION = "/v1"
+UNVERSIONED = "/media"
+"""Routes below this path answer without the version prefix too, as the current version's."""
+
+_LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
+_ANY_HOST = "*"
+_ANY_ADDRESS = ("0.0.0.0", "::", "")  # noqa: S104  no name of a host: they mean "every address"
+_HOST = re.compile(rb"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9](?:[A-Za-z0-9._-]{0,252}))(?::[0-9]{1,5})?")
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9-]{1,64}")
+
+_DEFAULT_HEADERS = {
+    b"cache-control": b"no-store",
+    b"content-security-policy": b"default-src 'none'; frame-ancestors 'none'",
+    b"referrer-policy": b"no-referrer",
+    b"x-content-type-options": b"nosniff",
+}
+"""For every answer whose route did not set its own."""
+
+
+def allowed_host_names(allowed: Iterable[str], listening_on: str, public_url: str | None) -> frozenset[str]:
+    """The names that a Host header may have: loopback's, the configured ones, and our own."""
+    names = {*_LOOPBACK_NAMES, *allowed}
+    if listening_on not in _ANY_ADDRESS:
+        names.add(f"[{listening_on}]" if ":" in listening_on else listening_on)
+    if public_url is not None:
+        names.add(urlsplit(public_url).netloc.rpartition("@")[2].partition(":")[0])
+    return frozenset(name.lower() for name in names)
+
+
+class FrontDoor:
+    """ASGI middleware; see the module."""
+
+    def __init__(self, app: ASGIApp, allowed_hosts: frozenset[str]) -> None:
+        self._app = app
+        self._allowed_hosts = allowed_hosts
+        self._is_allowed = lru_cache(maxsize=256)(self._check_host)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request; anything but HTTP passes through."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        hosts, request_id = _read_headers(scope)
+        scope.setdefault("state", {})["request_id"] = request_id
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        answer = _Answer(send, request_id)
+        if len(hosts) != 1 or not self._is_allowed(hosts[0]):
+            await _refuse_host(request_id)(scope, receive, answer.send)
+            return
+        _lead_to_current_version(scope)
+        await self._answer(scope, receive, answer)
+
+    async def _answer(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
+        try:
+            await self._app(scope, receive, answer.send)
+        except ClientDisconnect:
+            return
+        except Exception:  # noqa: BLE001  the last to catch; it is logged and answered
+            _log.exception("request_crashed", method=scope["method"], path=scope["path"])
+            # An answer that has begun cannot be taken back: the server cuts the connection, since it
+            # was not completed, and the client knows that something is missing.
+            if not answer.started:
+                await unexpected(answer.request_id)(scope, receive, answer.send)
+
+    def _check_host(self, host: bytes) -> bool:
+        match = _HOST.fullmatch(host)
+        if match is None:
+            return False
+        return _ANY_HOST in self._allowed_hosts or match[1].decode().lower() in self._allowed_hosts
+
+
+class _Answer:
+    """Wraps `send`: adds headers to the answer's start, and knows whether it has begun."""
+
+    def __init__(self, send: Send, request_id: str) -> None:
+        self._send = send
+        self.request_id = request_id
+        self.started = False
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.started = True
+            headers = list(message.get("headers", ()))
+            missing = _DEFAULT_HEADERS.keys() - {name for name, _ in headers}
+            headers.extend((name, _DEFAULT_HEADERS[name]) for name in missing)
+            headers.append((b"x-request-id", self.request_id.encode()))
+            message = {**message, "headers": headers}
+        await self._send(message)
+
+
+def _read_headers(scope: Scope) -> tuple[list[bytes], str]:
+    """All Host headers, and the id of this request: the client's where it is well-formed, else a new one."""
+    hosts: list[bytes] = []
+    request_id: bytes | None = None
+    for name, value in scope["headers"]:
+        if name == b"host":
+            hosts.append(value)
+        elif name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
+            request_id = value
+    return hosts, request_id.decode() if request_id else secrets.token_hex(16)
+
+
+def _refuse_host(request_id: str) -> Response:
+    detail = "The Host header is not one of this server's names; FLEEK_ALLOWED_HOSTS adds names"
+    return respond(document(HTTPStatus.BAD_REQUEST, "invalid_host", detail, request_id))
+
+
+def _lead_to_current_version(scope: Scope) -> None:
+    """`/media/...` is an alias of `/v1/media/...`: one operation, one route, one set of links."""
+    root: str = scope.get("root_path", "")
+    rest = scope["path"][len(root) :]
+    if rest == UNVERSIONED or rest.startswith(f"{UNVERSIONED}/"):
+        scope["path"] = f"{root}{CURRENT_VERSION}{rest}"
