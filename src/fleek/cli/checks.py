@@ -1,0 +1,281 @@
+"""What `fleek doctor` looks at: each check says what it found, and what to do about it.
+
+A check may raise; `examine` turns whatever it raises, or its taking too long, into a finding.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+import asyncpg
+from sqlalchemy.engine import make_url
+
+from fleek.bootstrap import open_media_storage
+from fleek.core.errors import FleekError
+from fleek.db import migrate
+from fleek.providers.registry import build_catalog, load_providers
+from fleek.queue.pubsub import RedisPubSub
+from fleek.settings import PREFIX, Settings
+from fleek.storage.base import StorageError
+from fleek.storage.signed_urls import UrlSigner
+
+CHECK_SECONDS = 5.0
+_OLDEST_POSTGRES = 16
+_MAX_SKEW_SECONDS = 2.0
+_LOW_DISK, _NO_DISK = 2 * 1024**3, 200 * 1024**2
+_PATIENCE_SECONDS = 60
+"""A due job that waited longer while nothing of its queue runs was not seen by any worker."""
+_CLIENT_VARIABLES = frozenset({"FLEEK_URL", "FLEEK_DEBUG"})
+
+_WAITING = f"""
+SELECT queue, CAST(extract(epoch FROM max(clock_timestamp() - available_at)) AS int) AS seconds
+FROM jobs AS waiting
+WHERE status = 'in_queue' AND available_at < clock_timestamp() - interval '{_PATIENCE_SECONDS} seconds'
+  AND NOT EXISTS (SELECT FROM jobs WHERE jobs.status = 'processing' AND jobs.queue = waiting.queue)
+  AND NOT EXISTS (
+      SELECT FROM lane_state WHERE lane_state.model = waiting.model AND paused_until > clock_timestamp()
+  )
+GROUP BY queue ORDER BY queue
+"""  # noqa: S608  a constant of ours
+_WORKERS = """
+SELECT count(DISTINCT client_addr), count(*) FROM pg_stat_activity
+WHERE datname = current_database() AND application_name = 'fleek worker'
+"""
+
+
+class Verdict(StrEnum):
+    """How a check came out."""
+
+    OK = "ok"
+    WARNING = "warning"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+    """Something that it needs failed already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a check found. `remedy` is set unless all is well."""
+
+    name: str
+    verdict: Verdict
+    detail: str
+    remedy: str | None = None
+
+
+def ok(detail: str) -> Finding:
+    """All is well; `examine` fills in the name."""
+    return Finding("", Verdict.OK, detail)
+
+
+def warning(detail: str, remedy: str) -> Finding:
+    """Works, but deserves a look."""
+    return Finding("", Verdict.WARNING, detail, remedy)
+
+
+def failed(detail: str, remedy: str) -> Finding:
+    """Does not work."""
+    return Finding("", Verdict.FAILED, detail, remedy)
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One question. `needs` names checks without whose success it makes no sense."""
+
+    name: str
+    ask: Callable[[Settings], Awaitable[Finding]]
+    remedy: str
+    needs: tuple[str, ...] = ()
+
+
+async def examine(settings: Settings) -> list[Finding]:
+    """Every check, in order, each within a few seconds."""
+    findings: dict[str, Finding] = {}
+    for check in CHECKS:
+        missing = [
+            name for name in check.needs if findings[name].verdict not in {Verdict.OK, Verdict.WARNING}
+        ]
+        if missing:
+            findings[check.name] = Finding(check.name, Verdict.SKIPPED, f"needs: {', '.join(missing)}")
+        else:
+            findings[check.name] = await _bounded(check, settings)
+    return list(findings.values())
+
+
+async def _bounded(check: Check, settings: Settings) -> Finding:
+    try:
+        async with asyncio.timeout(CHECK_SECONDS):
+            found = await check.ask(settings)
+    except TimeoutError:
+        found = failed(f"no answer within {CHECK_SECONDS:g} s", check.remedy)
+    except FleekError as error:
+        found = failed(error.message, check.remedy)
+    except Exception as error:  # noqa: BLE001  a check never ends the others
+        found = failed(f"{type(error).__name__}: {error}".removesuffix(": "), check.remedy)
+    return Finding(check.name, found.verdict, found.detail, found.remedy)
+
+
+async def _check_configuration(settings: Settings) -> Finding:
+    unknown = sorted(_unknown_variables(os.environ, type(settings).model_fields))
+    if unknown:
+        return warning(f"no setting has this name: {', '.join(unknown)}", "correct it, or unset it")
+    return ok("every setting is understood")
+
+
+def _unknown_variables(names: Iterable[str], fields: Iterable[str]) -> set[str]:
+    """Variables with our prefix that set nothing: mostly misspelt ones."""
+    known = {f"{PREFIX}{field.upper()}" for field in fields}
+    known |= {f"{name}_FILE" for name in known} | _CLIENT_VARIABLES
+    given = {name for name in names if name.startswith(PREFIX)}
+    return {name for name in given if name.partition("__")[0].upper() not in known}
+
+
+async def _check_home(settings: Settings) -> Finding:
+    home = settings.home
+    if not home.is_dir():
+        return failed(f"{home} does not exist", "start Fleek once (script/up), or set FLEEK_HOME")
+    if not os.access(home, os.R_OK | os.W_OK | os.X_OK):
+        return failed(f"{home} cannot be written to", "run as its owner, or set FLEEK_HOME to another folder")
+    return ok(str(home))
+
+
+async def _check_secret(settings: Settings) -> Finding:
+    if settings.secret_key is not None:
+        return ok("set by the configuration")
+    path = settings.local.secret_key_file
+    if not path.exists():
+        return ok("not made yet: the first start makes it")
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & 0o077:
+        return failed(f"{path} has mode {mode:o}: others may read it", f"chmod 600 {path}")
+    return ok(f"{path}, mode {mode:o}")
+
+
+async def _check_disk(settings: Settings) -> Finding:
+    free = shutil.disk_usage(settings.home).free
+    detail = f"{free / 1024**3:.1f} GiB free at {settings.home}"
+    if free < _NO_DISK:
+        return failed(detail, "make room: PostgreSQL stops when its disk is full")
+    if free < _LOW_DISK:
+        return warning(detail, "make room soon")
+    return ok(detail)
+
+
+async def _check_database(settings: Settings) -> Finding:
+    connection = await _connect(settings)
+    try:
+        version = connection.get_server_version()
+    finally:
+        await connection.close()
+    detail = f"PostgreSQL {version.major}.{version.minor}"
+    if version.major < _OLDEST_POSTGRES:
+        return failed(f"{detail} is too old", f"upgrade to PostgreSQL {_OLDEST_POSTGRES} or newer")
+    return ok(detail)
+
+
+async def _check_schema(settings: Settings) -> Finding:
+    current, head = await migrate.current(settings.resolved_database_url), migrate.head()
+    if current != head:
+        detail = f"at {current}, this release needs {head}" if current else "the database is empty"
+        return failed(detail, "fleek db upgrade")
+    return ok(f"at {head}")
+
+
+async def _check_clock(settings: Settings) -> Finding:
+    connection = await _connect(settings)
+    try:
+        before = datetime.now(UTC)
+        theirs = await connection.fetchval("SELECT clock_timestamp()")
+        after = datetime.now(UTC)
+    finally:
+        await connection.close()
+    skew = abs((theirs - (before + (after - before) / 2)).total_seconds())
+    detail = f"{skew:.2f} s apart from the database"
+    if skew > _MAX_SKEW_SECONDS:
+        # Jobs do not mind, for the database's clock decides about them; signed URLs and logs do.
+        return warning(detail, "set both clocks by NTP: signed URLs expire early or late otherwise")
+    return ok(detail)
+
+
+async def _check_broker(settings: Settings) -> Finding:
+    pubsub = RedisPubSub(settings.resolved_redis_url)
+    try:
+        await pubsub.ping()
+    finally:
+        await pubsub.aclose()
+    return ok("answers")
+
+
+async def _check_storage(settings: Settings) -> Finding:
+    # The check writes, reads and deletes; it signs nothing, so any key will do.
+    storage = open_media_storage(settings, UrlSigner(secrets.token_bytes()))
+    try:
+        await storage.check()
+    except StorageError as error:
+        return failed(str(error), "check FLEEK_STORAGE_URL, its credentials and its permissions")
+    return ok(settings.resolved_storage_url)
+
+
+async def _check_models(settings: Settings) -> Finding:
+    loaded = load_providers(settings.providers)
+    try:
+        catalog = build_catalog(settings.models, loaded.providers, loaded.unavailable)
+    finally:
+        for provider in loaded.providers.values():
+            await provider.aclose()
+    reasons = "; ".join(f"{name}: {reason}" for name, reason in catalog.unavailable.items())
+    if not catalog.names:
+        return failed(
+            f"none can be used; {reasons}", "correct fleek.toml, or remove it to use the demo model"
+        )
+    if reasons:
+        return warning(reasons, "install or configure what is missing, or remove the model from fleek.toml")
+    return ok(", ".join(catalog.names))
+
+
+async def _check_workers(settings: Settings) -> Finding:
+    connection = await _connect(settings)
+    try:
+        waiting = await connection.fetch(_WAITING, timeout=CHECK_SECONDS)
+        _, sessions = await connection.fetchrow(_WORKERS)
+    finally:
+        await connection.close()
+    if waiting:
+        queues = ", ".join(f"{row['queue']} ({row['seconds']} s)" for row in waiting)
+        names = ",".join(str(row["queue"]) for row in waiting)
+        return failed(f"due jobs wait and no worker takes them: {queues}", f"fleek worker --queues {names}")
+    if not sessions:
+        return failed("none is connected to the database", "fleek worker (script/up starts one, too)")
+    return ok("connected, and no queue is left waiting")
+
+
+async def _connect(settings: Settings) -> Any:  # noqa: ANN401  asyncpg's connection is untyped without its stubs
+    url = make_url(settings.resolved_database_url).set(drivername="postgresql")
+    return await asyncpg.connect(url.render_as_string(hide_password=False), timeout=CHECK_SECONDS)
+
+
+_START = "start it (script/up brings its own)"
+CHECKS = (
+    Check("configuration", _check_configuration, "correct the environment or fleek.toml"),
+    Check("home", _check_home, "set FLEEK_HOME"),
+    Check("secret key", _check_secret, "make it readable for the user that runs Fleek, mode 600"),
+    Check("disk", _check_disk, "set FLEEK_HOME", needs=("home",)),
+    Check("database", _check_database, f"{_START}, or check FLEEK_DATABASE_URL"),
+    Check("schema", _check_schema, "fleek db upgrade", needs=("database",)),
+    Check("clock", _check_clock, "set both clocks by NTP", needs=("database",)),
+    Check(
+        "broker", _check_broker, f"{_START}, or check FLEEK_REDIS_URL; until then jobs start a second late"
+    ),
+    Check("storage", _check_storage, "check FLEEK_STORAGE_URL"),
+    Check("models", _check_models, "correct fleek.toml"),
+    Check("workers", _check_workers, "fleek worker (script/up starts one, too)", needs=("schema",)),
+)

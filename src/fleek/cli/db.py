@@ -1,0 +1,128 @@
+"""`fleek db`: the database's schema."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+
+from fleek.cli.exits import CommandError, ExitCode, usage_error
+from fleek.cli.output import JsonOption, Output
+
+app = typer.Typer(help="The database's schema", rich_markup_mode=None)
+
+_START_HINT = "start it (script/up brings its own), or check FLEEK_DATABASE_URL; `fleek doctor` tells more"
+
+
+@app.command("upgrade")
+def upgrade(
+    revision: Annotated[str, typer.Argument(help="Where to go")] = "head",
+    *,
+    as_json: Annotated[bool, JsonOption] = False,
+) -> None:
+    """Bring the schema forward; safe to run at any time, and by several processes at once."""
+    from fleek.db import migrate  # noqa: PLC0415  SQLAlchemy is slow to import
+
+    url = _database_url()
+    _move(Output(as_json), url, lambda: migrate.upgrade(url, revision))
+
+
+@app.command("downgrade")
+def downgrade(
+    revision: Annotated[
+        str, typer.Argument(help="A revision, `-1` for one step back, `base` for nothing left")
+    ],
+    *,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask")] = False,
+    as_json: Annotated[bool, JsonOption] = False,
+) -> None:
+    """Take the schema back, which deletes the data that it held."""
+    from fleek.db import migrate  # noqa: PLC0415  SQLAlchemy is slow to import
+
+    if not yes:
+        _confirm(revision)
+    url = _database_url()
+    _move(Output(as_json), url, lambda: migrate.downgrade(url, revision))
+
+
+@app.command("current")
+def current(*, as_json: Annotated[bool, JsonOption] = False) -> None:
+    """Print the schema's revision; nothing for an empty database."""
+    from fleek.db import migrate  # noqa: PLC0415  SQLAlchemy is slow to import
+
+    output = Output(as_json)
+    with _translated():
+        revision, head = _revision(_database_url()), migrate.head()
+    if as_json:
+        output.document({"revision": revision, "head": head, "is_current": revision == head})
+        return
+    if revision is not None:
+        output.data(revision)
+    if revision == head:
+        output.note("The schema is up to date")
+    else:
+        output.note(f"The schema is not at {head}", "`fleek db upgrade` brings it there")
+
+
+def _move(output: Output, url: str, step: Callable[[], None]) -> None:
+    """Make a change, and print the revision before and after it."""
+    with _translated():
+        before = _revision(url)
+        step()
+        after = _revision(url)
+    if output.as_json:
+        output.document({"before": before, "revision": after})
+        return
+    output.data(after or "")
+    output.note("Nothing to do" if before == after else f"Moved from {before or 'an empty database'}")
+
+
+def _revision(url: str) -> str | None:
+    import asyncio  # noqa: PLC0415  with these two, `fleek --help` would take twice as long
+
+    from fleek.db import migrate  # noqa: PLC0415
+
+    return asyncio.run(migrate.current(url))
+
+
+def _database_url() -> str:
+    from fleek.settings import load_settings  # noqa: PLC0415  pydantic is slow to import
+
+    return load_settings().resolved_database_url
+
+
+def _confirm(revision: str) -> None:
+    """Ask on a terminal; elsewhere silence is no consent."""
+    question = f"Going back to {revision} deletes data for good. Go on?"
+    if not sys.stdin.isatty():
+        raise usage_error(
+            "Going back deletes data for good, and nobody is there to be asked", "--yes says that it is meant"
+        )
+    if not typer.confirm(question, err=True):
+        raise CommandError("Nothing was changed", exit_code=ExitCode.FAILED, code="not_confirmed")
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Says in a sentence what the database's and the migrations' own errors mean."""
+    from alembic.util import CommandError as MigrationError  # noqa: PLC0415  slow to import
+    from asyncpg import InvalidAuthorizationSpecificationError, InvalidCatalogNameError, PostgresError  # noqa: PLC0415
+    from sqlalchemy.exc import DBAPIError  # noqa: PLC0415
+
+    try:
+        yield
+    except MigrationError as error:
+        raise usage_error(str(error), "`base`, `head`, a revision, or steps such as -1") from error
+    except (InvalidAuthorizationSpecificationError, InvalidCatalogNameError) as error:
+        raise _unavailable(f"The database refuses us: {error}") from error
+    except (OSError, PostgresError, DBAPIError) as error:
+        raise _unavailable(f"The database does not answer: {str(error) or type(error).__name__}") from error
+
+
+def _unavailable(message: str) -> CommandError:
+    return CommandError(
+        message, exit_code=ExitCode.UNREACHABLE, code="database_unavailable", hint=_START_HINT
+    )

@@ -1,0 +1,87 @@
+"""`fleek models`: what can generate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+
+from fleek.cli.client import UrlOption, model_path, open_client
+from fleek.cli.output import JsonOption, Output
+
+app = typer.Typer(help="What can generate, and what it takes", rich_markup_mode=None)
+
+
+@app.command("ls")
+def list_models(
+    *,
+    as_json: Annotated[bool, JsonOption] = False,
+    url: Annotated[str | None, UrlOption] = None,
+) -> None:
+    """List the configured models.
+
+    Columns where stdout is not a terminal: name, provider, available (yes, or why not), price, description.
+    """
+    output = Output(as_json)
+    with open_client(url) as client:
+        models = client.get("/v1/models")
+    if as_json:
+        output.document(models)
+        return
+    rows = (
+        (model["name"], model["provider"], _availability(model), _price(model), model["description"])
+        for model in models["items"]
+    )
+    output.rows(("NAME", "PROVIDER", "AVAILABLE", "PRICE", "DESCRIPTION"), rows)
+
+
+@app.command("show")
+def show_model(
+    name: Annotated[str, typer.Argument(help="As `fleek models ls` prints it", show_default=False)],
+    *,
+    as_json: Annotated[bool, JsonOption] = False,
+    url: Annotated[str | None, UrlOption] = None,
+) -> None:
+    """Show one model: its capabilities, its price, and what `--input` it takes."""
+    output = Output(as_json)
+    with open_client(url) as client:
+        model = client.get(model_path(name))
+    if as_json:
+        output.document(model)
+    else:
+        output.facts(_describe(model))
+
+
+def _availability(model: Mapping[str, Any]) -> str:
+    return "yes" if model["available"] else f"no: {model['unavailable_reason']}"
+
+
+def _price(model: Mapping[str, Any]) -> str:
+    price = model["price_per_output"]
+    return "" if price is None else f"{price['amount']} {price['currency']}"
+
+
+def _describe(model: Mapping[str, Any]) -> dict[str, object]:
+    """A model as names and values; each parameter that it takes is one of them."""
+    facts: dict[str, object] = {name: model[name] for name in ("name", "provider", "description")}
+    facts |= {"available": _availability(model), "default": model["is_default"], "price": _price(model)}
+    abilities = (model["capabilities"] or {}).items()
+    facts["capabilities"] = ", ".join(
+        name if value is True else f"{name}={value}" for name, value in abilities if value
+    )
+    properties = (model["parameters"] or {}).get("properties", {})
+    for name, schema in properties.items():
+        facts[f"input {name}"] = _parameter(schema)
+    return facts
+
+
+def _parameter(schema: Mapping[str, Any]) -> str:
+    """What a value may be, in a line."""
+    kind = " or ".join(str(choice) for choice in schema.get("enum", ())) or str(schema.get("type", "any"))
+    limits = [
+        f"{word} {schema[key]}" for key, word in (("minimum", "from"), ("maximum", "to")) if key in schema
+    ]
+    default = [f"default {schema['default']}"] if "default" in schema else []
+    described = [str(schema["description"])] if "description" in schema else []
+    return ", ".join([" ".join([kind, *limits]), *default, *described])
