@@ -129,7 +129,7 @@ class NotReady(Conflict):
     retryable = True
 
     def __init__(self, retry_after: timedelta) -> None:
-        super().__init__("The media is not stored yet; its job is still running or did not complete")
+        super().__init__("The media is not stored yet; its job is still running")
         self.retry_after = retry_after
 
 
