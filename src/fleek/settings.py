@@ -7,6 +7,7 @@ secrets) > `.env.local` > `.env` > `fleek.toml` > the defaults here. Only `boots
 from __future__ import annotations
 
 import os
+import tomllib
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -23,8 +24,10 @@ from pydantic import (
 )
 from pydantic_settings import (
     BaseSettings,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     TomlConfigSettingsSource,
 )
 
@@ -37,6 +40,7 @@ _SECRETS = ("secret_key", "database_url", "redis_url")
 """Settings that may hold a secret: each may also be given as a file's path, under `..._FILE`."""
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
+QueueName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 
 
 class ModelSettings(BaseModel):
@@ -48,7 +52,7 @@ class ModelSettings(BaseModel):
     """The name of an installed provider."""
     ref: str = ""
     """What the provider calls the model; empty means the model's own name."""
-    queue: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")] = "default"
+    queue: QueueName = "default"
     """The queue whose workers run it."""
     max_concurrency: Annotated[int, Field(ge=1)] | None = None
     """Jobs of the model that run at once, over all workers; unset: as many as there are slots."""
@@ -97,7 +101,7 @@ class Settings(BaseSettings):
     """Port that the api listens on."""
     public_url: str | None = None
     """Base of the links in answers, such as `https://media.example.com`; unset: the request's own host."""
-    allowed_hosts: tuple[str, ...] = ()
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
     """Host headers that are answered, beside loopback's names; `*` switches the check off."""
 
     database_url: SecretStr | None = None
@@ -139,7 +143,7 @@ class Settings(BaseSettings):
     """Bytes that one output may have."""
     variant_threads: Annotated[int, Field(ge=1, le=64)] = 2
     """Threads of a process that decode and scale pictures."""
-    queues: tuple[str, ...] = ("default",)
+    queues: Annotated[tuple[QueueName, ...], NoDecode, Field(min_length=1)] = ("default",)
     """Queues that a worker serves."""
     slots: Annotated[int, Field(ge=1, le=10_000)] = 64
     """Jobs that one worker process runs at once."""
@@ -255,8 +259,15 @@ def load_settings(**flags: Any) -> Settings:  # noqa: ANN401  any setting can be
     try:
         return Settings(**given)
     except ValidationError as error:
-        problems = "; ".join(
-            f"{PREFIX}{'__'.join(str(part) for part in item['loc']).upper()}: {item['msg']}"
-            for item in error.errors(include_input=False, include_url=False)
-        )
-        raise ConfigurationError(problems) from None
+        problems = error.errors(include_input=False, include_url=False)
+        raise ConfigurationError("; ".join(_problem(item["loc"], item["msg"]) for item in problems)) from None
+    except SettingsError as error:
+        raise ConfigurationError(f"{error}; write it as JSON") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"{CONFIG_FILE}: {error}") from None
+
+
+def _problem(location: tuple[int | str, ...], message: str) -> str:
+    """What is wrong, after the name of its setting; a rule about several names them itself."""
+    name = "__".join(str(part) for part in location).upper()
+    return f"{PREFIX}{name}: {message}" if name else message.removeprefix("Value error, ")

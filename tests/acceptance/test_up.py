@@ -163,7 +163,7 @@ class TestEnd:
 
     def test_a_running_job_is_given_back_within_ten_seconds(self, start_up: StartUp, home: Path) -> None:
         up = start_up(workers=1)
-        slow = {**_PROMPT, "input": {"delay": 60}}
+        slow = {**_PROMPT, "input": {"delay_seconds": 60}}
         job = httpx2.post(f"{up.url}/v1/media/generate", json=slow).raise_for_status().json()
         _wait_for_status(up.url, job["id"], "processing")
         begin = time.monotonic()
@@ -214,7 +214,7 @@ class TestRestart:
         assert f"{part} ended unexpectedly (SIGKILL); starting it again in 0.5 s" in up.said
         answer = httpx2.post(
             f"{up.url}/v1/media/generate",
-            json={**_PROMPT, "input": {"delay": 0}},
+            json={**_PROMPT, "input": {"delay_seconds": 0}},
             headers={"Prefer": "wait=40"},
             timeout=50,
         )

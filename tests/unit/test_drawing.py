@@ -139,6 +139,18 @@ def test_a_subject_is_drawn_in_the_colour_that_the_prompt_says(word: str) -> Non
     assert (distance < noticeable).sum() > 100
 
 
+@pytest.mark.parametrize("subject", sorted(SUBJECT_NAMES))
+def test_a_subject_stands_wherever_it_is_at_home(subject: str) -> None:
+    word = next(word for word, name in words.SUBJECTS.items() if name == subject)
+    places = [
+        next(word for word, name in words.SCENES.items() if name == home) for home in words.HOMES[subject]
+    ]
+
+    pictures = {draw(f"{word} {place}", 5, 96, 96).tobytes() for place in places}
+
+    assert len(pictures) == len(set(places))
+
+
 def test_words_name_only_what_exists() -> None:
     assert set(words.SCENES.values()) == set(SCENES)
     assert set(words.MOODS.values()) == set(palettes.MOODS)

@@ -6,6 +6,7 @@ one, adds the headers that every answer has, and is the last to catch what nobod
 
 from __future__ import annotations
 
+import itertools
 import re
 import secrets
 from collections.abc import Iterable
@@ -32,12 +33,12 @@ _ANY_ADDRESS = ("0.0.0.0", "::", "")  # noqa: S104  no name of a host: they mean
 _HOST = re.compile(rb"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9](?:[A-Za-z0-9._-]{0,252}))(?::[0-9]{1,5})?")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9-]{1,64}")
 
-_DEFAULT_HEADERS = {
-    b"cache-control": b"no-store",
-    b"content-security-policy": b"default-src 'none'; frame-ancestors 'none'",
-    b"referrer-policy": b"no-referrer",
-    b"x-content-type-options": b"nosniff",
-}
+_DEFAULT_HEADERS = (
+    (b"cache-control", b"no-store"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-content-type-options", b"nosniff"),
+)
 """For every answer whose route did not set its own."""
 
 
@@ -58,15 +59,17 @@ class FrontDoor:
         self._app = app
         self._allowed_hosts = allowed_hosts
         self._is_allowed = lru_cache(maxsize=256)(self._check_host)
+        # Unique, not secret: a counter behind a random beginning asks the system for nothing.
+        self._new_id = map(f"{secrets.token_hex(8)}-{{:x}}".format, itertools.count(1)).__next__
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; anything but HTTP passes through."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        hosts, request_id = _read_headers(scope)
+        hosts, sent_id = _read_headers(scope)
+        request_id = sent_id or self._new_id()
         scope.setdefault("state", {})["request_id"] = request_id
-        structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
         answer = _Answer(send, request_id)
         if len(hosts) != 1 or not self._is_allowed(hosts[0]):
@@ -105,24 +108,23 @@ class _Answer:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.started = True
-            headers = list(message.get("headers", ()))
-            missing = _DEFAULT_HEADERS.keys() - {name for name, _ in headers}
-            headers.extend((name, _DEFAULT_HEADERS[name]) for name in missing)
-            headers.append((b"x-request-id", self.request_id.encode()))
+            headers = [*message.get("headers", ()), (b"x-request-id", self.request_id.encode())]
+            names = [name for name, _ in headers]
+            headers += [default for default in _DEFAULT_HEADERS if default[0] not in names]
             message = {**message, "headers": headers}
         await self._send(message)
 
 
-def _read_headers(scope: Scope) -> tuple[list[bytes], str]:
-    """All Host headers, and the id of this request: the client's where it is well-formed, else a new one."""
+def _read_headers(scope: Scope) -> tuple[list[bytes], str | None]:
+    """All Host headers, and the id that the client gave to this request, where it is well-formed."""
     hosts: list[bytes] = []
-    request_id: bytes | None = None
+    request_id: str | None = None
     for name, value in scope["headers"]:
         if name == b"host":
             hosts.append(value)
         elif name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
-            request_id = value
-    return hosts, request_id.decode() if request_id else secrets.token_hex(16)
+            request_id = value.decode()
+    return hosts, request_id
 
 
 def _refuse_host(request_id: str) -> Response:

@@ -11,6 +11,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Any, NoReturn
 
@@ -39,6 +40,7 @@ class StrictRoute(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """FastAPI's handler, behind the two checks."""
         handle = super().get_route_handler()
+        handle_defaults = self._handler_without_query()
         names = self._documented_query_names()
         body = self.body_field
 
@@ -47,13 +49,33 @@ class StrictRoute(APIRoute):
                 _check_query(request, names)
             if body is not None:
                 request = await read_json(request, required=body.field_info.is_required())
-            return await handle(request)
+            if request.scope["query_string"]:
+                return await handle(request)
+            return await handle_defaults(request)
 
         return handle_strictly
+
+    def _handler_without_query(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """A handler for requests without a query, which leaves its parameters to their defaults.
+
+        Looking for each of them in an empty query takes a third of the time of a hot route.
+        """
+        whole = self.dependant
+        self.dependant = _without_query(whole)
+        try:
+            return super().get_route_handler()
+        finally:
+            self.dependant = whole
 
     def _documented_query_names(self) -> frozenset[str]:
         extra = (self.openapi_extra or {}).get("parameters", ())
         return _query_names(self.dependant) | {one["name"] for one in extra if one["in"] == "query"}
+
+
+def _without_query(dependant: Dependant) -> Dependant:
+    """The same, without query parameters; all of ours have defaults in their functions."""
+    dependencies = [_without_query(dependency) for dependency in dependant.dependencies]
+    return replace(dependant, query_params=[], dependencies=dependencies)
 
 
 def _query_names(dependant: Dependant) -> frozenset[str]:

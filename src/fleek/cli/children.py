@@ -8,6 +8,7 @@ import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from fleek.cli.hosts import is_loopback
 from fleek.cli.supervisor import Kept, Layer
@@ -61,7 +62,12 @@ class Children:
 
     def migration(self) -> Process:
         """Brings the schema forward, and ends."""
-        return self._start("migration", "db", "upgrade")
+        return self._start("migration", "db", "upgrade", log=self.migration_log)
+
+    @property
+    def migration_log(self) -> Path:
+        """What the migration said."""
+        return self.settings.local.logs / "migration.log"
 
     def api(self) -> Kept:
         """The api, on a socket that stays ours: clients wait while it is started again."""
@@ -77,7 +83,9 @@ class Children:
     def _worker(self, name: str) -> Kept:
         return Kept(name, Layer.PROGRAM, lambda: self._start(name, "worker"))
 
-    def _start(self, name: str, *arguments: str, inherit: tuple[int, ...] = ()) -> Process:
+    def _start(
+        self, name: str, *arguments: str, inherit: tuple[int, ...] = (), log: Path | None = None
+    ) -> Process:
         """One of Fleek's own commands. Killed with the supervisor: by then the servers are going too."""
         return spawn(
             Program(
@@ -87,6 +95,7 @@ class Children:
                 death_signal=signal.SIGKILL,
                 environment=self.environment,
                 inherit=inherit,
+                log=log,
             )
         )
 

@@ -6,34 +6,40 @@ writes that make or restart a job because they carry an idempotency key.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from email.message import Message
+from http import HTTPStatus
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
-from urllib.parse import quote, urlsplit
+from typing import Any
+from urllib.parse import quote, urlencode, urlsplit
 from uuid import UUID
 
 import typer
 
 from fleek.cli.exits import CommandError, ExitCode, unreachable, usage_error
 from fleek.cli.hosts import is_loopback
+from fleek.cli.http import Answer, Http, NoAnswerError, ServerEvent
 from fleek.core.home import Home, default_home
 
 UrlOption = typer.Option(
     "--url", envvar="FLEEK_URL", help="Base URL of a Fleek; unset: the one that runs here"
 )
 
-_CONNECT_SECONDS, _ANSWER_SECONDS = 5.0, 15.0
-_STREAM_SILENCE_SECONDS = 20.0
+NO_ANSWER = "no_answer"
+"""Code of an error after which nobody knows whether the server saw the request."""
+
+_ANSWER_SECONDS = 15.0
+_SILENCE_SECONDS = 20.0
 """An event stream says something every 15 s; one that is silent for longer is dead."""
 _ATTEMPTS = 6
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 2.0
 _TRY_AGAIN = frozenset({408, 425, 429, 502, 503, 504})
-_SERVER_ERROR = 500
 _START_HINT = "start one with script/up (or `fleek up`), or name one with --url"
 _NAMES_A_HOME = {".env": r"(?im)^\s*(export\s+)?FLEEK_HOME\s*=", "fleek.toml": r"(?m)^\s*home\s*="}
 
@@ -48,6 +54,7 @@ def normalise_url(url: str) -> str:
     parts = urlsplit(url)
     try:
         is_url = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+        is_url = is_url and parts.username is None
     except ValueError:
         is_url = False
     if not is_url or parts.query or parts.fragment:
@@ -105,155 +112,166 @@ def job_path(job_id: str, *more: str) -> str:
 
 def model_path(name: str) -> str:
     """The path of a model, whose name may hold slashes."""
-    return f"/v1/models/{quote(name, safe='/')}"
+    return f"/v1/models/{quote(name, safe='/', errors='replace')}"
 
 
 class Client:
-    """One Fleek, over HTTP. Closes its connections at the end of a `with` block."""
+    """One Fleek, over HTTP."""
 
     def __init__(self, base_url: str) -> None:
-        import httpx2  # noqa: PLC0415  0.2 s, which commands that only print help do not pay
-
         self.base_url = base_url
-        self._http = httpx2
-        self._client = httpx2.Client(
-            base_url=base_url,
-            timeout=httpx2.Timeout(_ANSWER_SECONDS, connect=_CONNECT_SECONDS),
-            # A proxy that the environment names reaches other machines, not this one.
-            trust_env=not is_loopback(urlsplit(base_url).hostname or ""),
-            headers={"Accept": "application/json", "User-Agent": "fleek-cli"},
-        )
+        # A proxy that the environment names reaches other machines, not this one.
+        self._http = Http(use_proxies=not is_loopback(urlsplit(base_url).hostname or ""))
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._client.close()
-
-    def get(self, path: str, params: Mapping[str, Any] | None = None) -> Any:  # noqa: ANN401  JSON
+    def get(self, path: str, query: Mapping[str, Any] | None = None) -> Any:  # noqa: ANN401  JSON
         """The JSON of a resource."""
-        return self._json(self.request("GET", path, params=params))
+        return self._send("GET", path, query=query).json
 
-    def post(
-        self, path: str, body: object = None, *, key: str | None = None
-    ) -> tuple[Any, Mapping[str, str], int]:
-        """The JSON, the headers and the status of a write that may be repeated."""
-        headers = {} if key is None else {"Idempotency-Key": key}
-        response = self.request("POST", path, headers=headers, **({} if body is None else {"json": body}))
-        return self._json(response), response.headers, response.status_code
-
-    def request(self, method: str, path: str, **options: Any) -> Any:  # noqa: ANN401  what httpx2 takes and gives
-        """Send until an answer comes. Raises CommandError for a refusal, or when none comes."""
-        attempt, has_begun = 0, False
-        while True:
-            attempt += 1
-            pause = min(_FIRST_PAUSE * 2.0 ** (attempt - 1), _LONGEST_PAUSE)
-            try:
-                response = self._client.request(method, path, **options)
-            except self._http.TransportError as error:
-                # Nobody was there from the start: say so at once. But a request that may have arrived is
-                # worth repeating, even when the server is gone for a moment.
-                has_begun = has_begun or not isinstance(error, _never_connected(self._http))
-                if attempt == _ATTEMPTS or not has_begun:
-                    raise self._unreachable(
-                        error, code="no_answer" if has_begun else "unreachable"
-                    ) from error
-            else:
-                if attempt == _ATTEMPTS or not _is_temporary(response):
-                    return self._checked(response)
-                has_begun = True
-                pause = max(pause, min(_retry_after(response), _LONGEST_PAUSE))
-            time.sleep(pause)
-
-    @contextmanager
-    def stream(self, url: str, *, headers: Mapping[str, str] | None = None) -> Iterator[Any]:
-        """An open answer whose body is read piece by piece; follows redirects. Not repeated."""
-        timeout = self._http.Timeout(_STREAM_SILENCE_SECONDS, connect=_CONNECT_SECONDS)
-        try:
-            with self._client.stream(
-                "GET", url, headers=headers, follow_redirects=True, timeout=timeout
-            ) as response:
-                if not response.is_success:
-                    response.read()
-                yield self._checked(response)
-        except (self._http.TransportError, self._http.TooManyRedirects, self._http.InvalidURL) as error:
-            raise self._unreachable(error) from error
-
-    def events(self, path: str, headers: Mapping[str, str]) -> Iterator[Any]:
-        """Server-sent events of one stream, until it ends: each has `event`, `data` and `id`."""
-        with self.stream(path, headers=headers) as response:
-            yield from self._http.EventSource(response)
+    def post(self, path: str, body: object = None, *, key: str | None = None) -> Reply:
+        """A write that may be repeated."""
+        return self._send("POST", path, body=body, headers={} if key is None else {"Idempotency-Key": key})
 
     def status(
         self, job_id: str, *, wait: int | None = None, tag: str | None = None
     ) -> tuple[Mapping[str, Any] | None, str | None]:
         """The light status and its tag; None for a status that still has the tag after `wait` seconds."""
         headers = {} if tag is None else {"If-None-Match": tag}
-        params = {} if wait is None else {"wait": wait}
-        response = self.request("GET", f"/v1/media/status/{job_id}", params=params, headers=headers)
-        if response.status_code == 304:  # noqa: PLR2004  Not Modified
+        query = {} if wait is None else {"wait": wait}
+        reply = self._send("GET", f"/v1/media/status/{job_id}", query=query, headers=headers)
+        if reply.status == HTTPStatus.NOT_MODIFIED:
             return None, tag
-        return self._json(response), response.headers.get("etag")
+        return reply.json, reply.headers.get("etag")
 
-    def _unreachable(self, error: Exception, code: str = "unreachable") -> CommandError:
-        message = f"{self.base_url} does not answer: {_reason(error)}"
-        return CommandError(message, exit_code=ExitCode.UNREACHABLE, code=code, hint="is it running there?")
+    def events(self, path: str, last_event_id: str | None) -> Iterator[ServerEvent]:
+        """Events of one stream, until it ends."""
+        headers = {"Accept": "text/event-stream"}
+        if last_event_id is not None:
+            headers["Last-Event-ID"] = last_event_id
+        with self._stream(f"{self.base_url}{path}", headers) as answer:
+            if not answer.headers.get("content-type", "").startswith("text/event-stream"):
+                raise unreachable(f"{self.base_url} answers, but not with a stream of events")
+            yield from answer.events()
 
-    def _checked(self, response: Any) -> Any:  # noqa: ANN401  httpx2's response, which is imported lazily
-        """The response, if it is a success; raises what it says otherwise."""
-        if response.is_success or response.status_code == 304:  # noqa: PLR2004  Not Modified
-            return response
-        raise refusal(response.status_code, _document(response), self.base_url)
+    def download(self, url: str) -> Iterator[bytes]:
+        """The bytes behind a URL and its redirects."""
+        with self._stream(url, {"Accept": "*/*"}) as answer:
+            yield from answer.chunks()
 
-    def _json(self, response: Any) -> Any:  # noqa: ANN401  httpx2's response
+    @contextmanager
+    def _stream(self, url: str, headers: Mapping[str, str]) -> Iterator[Answer]:
+        """An open answer; not repeated."""
         try:
-            return response.json()
-        except ValueError:
-            raise unreachable(f"{self.base_url} answers, but not as Fleek does", "check --url") from None
+            with self._http.open("GET", url, headers=headers, timeout=_SILENCE_SECONDS) as answer:
+                if not answer.is_success:
+                    raise self._refusal(Reply(answer.status, answer.headers, answer.read()))
+                yield answer
+        except NoAnswerError as error:
+            raise self._unreachable(error) from error
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        body: object = None,
+    ) -> Reply:
+        """Send until an answer comes. Raises CommandError for a refusal, or when none comes."""
+        url = f"{self.base_url}{path}" + (f"?{urlencode(query, errors='replace')}" if query else "")
+        attempt, may_have_arrived = 0, False
+        while True:
+            attempt += 1
+            pause = min(_FIRST_PAUSE * 2.0 ** (attempt - 1), _LONGEST_PAUSE)
+            try:
+                reply = self._send_once(method, url, headers or {}, body)
+            except NoAnswerError as error:
+                # Nobody was there from the start: say so at once. But a request that may have arrived is
+                # worth repeating, even when the server is gone for a moment.
+                may_have_arrived = may_have_arrived or error.may_have_arrived
+                if attempt == _ATTEMPTS or not may_have_arrived:
+                    raise self._unreachable(error, may_have_arrived=may_have_arrived) from error
+            else:
+                if attempt == _ATTEMPTS or not reply.is_temporary:
+                    return self._checked(reply)
+                may_have_arrived = True
+                pause = max(pause, min(reply.retry_after, _LONGEST_PAUSE))
+            time.sleep(pause)
+
+    def _send_once(self, method: str, url: str, headers: Mapping[str, str], body: object) -> Reply:
+        content = None if body is None else json.dumps(body).encode()
+        sent = {"Accept": "application/json", **headers}
+        if content is not None:
+            sent["Content-Type"] = "application/json"
+        with self._http.open(method, url, headers=sent, body=content, timeout=_ANSWER_SECONDS) as answer:
+            return Reply(answer.status, answer.headers, answer.read())
+
+    def _checked(self, reply: Reply) -> Reply:
+        """The reply, if it is one of Fleek's and no refusal."""
+        if reply.status == HTTPStatus.NOT_MODIFIED:
+            return reply
+        if not reply.is_success:
+            raise self._refusal(reply)
+        if reply.json is None:
+            raise unreachable(f"{self.base_url} answers, but not as Fleek does", "check --url")
+        return reply
+
+    def _refusal(self, reply: Reply) -> CommandError:
+        """What the server said as an error of the command."""
+        exit_code = ExitCode.UNREACHABLE if reply.is_servers_fault else ExitCode.USAGE
+        document = reply.json
+        if not isinstance(document, dict):
+            message = f"{self.base_url} answers {reply.status}, but not as Fleek does"
+            return CommandError(message, exit_code=exit_code, code="unexpected_answer", hint="check --url")
+        code = str(document.get("code") or "unknown")
+        message = str(document.get("detail") or document.get("title") or f"Refused with {reply.status}")
+        return CommandError(message, exit_code=exit_code, code=code, facts=document)
+
+    def _unreachable(self, error: NoAnswerError, *, may_have_arrived: bool = True) -> CommandError:
+        return CommandError(
+            f"{self.base_url} does not answer: {error.reason}",
+            exit_code=ExitCode.UNREACHABLE,
+            code=NO_ANSWER if may_have_arrived else "unreachable",
+            hint="is it running there?",
+        )
 
 
-def _never_connected(http: Any) -> tuple[type[Exception], ...]:  # noqa: ANN401  the module, which is imported lazily
-    return (http.ConnectError, http.ConnectTimeout, http.ProxyError, http.UnsupportedProtocol)
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A whole answer."""
 
+    status: int
+    headers: Message
+    body: bytes
 
-def refusal(status: int, document: Mapping[str, Any] | None, base_url: str) -> CommandError:
-    """A server's refusal as an error of the command."""
-    is_ours = status >= _SERVER_ERROR or status in _TRY_AGAIN
-    exit_code = ExitCode.UNREACHABLE if is_ours else ExitCode.USAGE
-    if document is None:
-        message = f"{base_url} answers {status}, but not as Fleek does"
-        return CommandError(message, exit_code=exit_code, code="unexpected_answer", hint="check --url")
-    code = str(document.get("code") or "unknown")
-    message = str(document.get("detail") or document.get("title") or f"The request was refused with {status}")
-    return CommandError(message, exit_code=exit_code, code=code, facts=document)
+    @property
+    def json(self) -> Any:  # noqa: ANN401  any JSON value
+        """The body as JSON; None when it is none."""
+        try:
+            return json.loads(self.body)
+        except (ValueError, RecursionError):
+            return None
 
+    @property
+    def is_success(self) -> bool:
+        """2xx."""
+        return self.status // 100 == 2  # noqa: PLR2004  the class of success
 
-def _document(response: Any) -> Mapping[str, Any] | None:  # noqa: ANN401  httpx2's response
-    """The problem in an answer; None when it holds none."""
-    if "json" not in response.headers.get("content-type", ""):
-        return None
-    try:
-        document = response.json()
-    except ValueError:
-        return None
-    return document if isinstance(document, dict) else None
+    @property
+    def is_servers_fault(self) -> bool:
+        """Whether the same request may work later."""
+        return self.status >= HTTPStatus.INTERNAL_SERVER_ERROR or self.status in _TRY_AGAIN
 
+    @property
+    def is_temporary(self) -> bool:
+        """Whether to ask again at once."""
+        if self.status == HTTPStatus.CONFLICT:
+            document = self.json
+            return isinstance(document, dict) and document.get("code") == "idempotency_in_flight"
+        return self.status in _TRY_AGAIN
 
-def _is_temporary(response: Any) -> bool:  # noqa: ANN401  httpx2's response
-    if response.status_code in _TRY_AGAIN:
-        return True
-    return response.status_code == 409 and (_document(response) or {}).get("code") == "idempotency_in_flight"  # noqa: PLR2004  Conflict
-
-
-def _retry_after(response: Any) -> float:  # noqa: ANN401  httpx2's response
-    value = response.headers.get("retry-after", "")
-    return float(value) if value.isdigit() else 0.0
-
-
-def _reason(error: Exception) -> str:
-    """Why a request failed, in a few words."""
-    if "Timeout" in type(error).__name__:
-        return "no answer in time"
-    return str(error).removeprefix("[Errno ").partition("] ")[2] or str(error) or type(error).__name__
+    @property
+    def retry_after(self) -> float:
+        """Seconds that the server asked for; 0 where it did not."""
+        value = self.headers.get("retry-after", "")
+        return float(value) if value.isdecimal() else 0.0

@@ -66,8 +66,13 @@ class Delivery:
             self.output.data(str(path))
 
     def _print(self, job: Job, paths: list[Path]) -> None:
-        if self.output.as_json and not (self.destination and self.destination.is_standard_output):
-            self.output.document({"job": job, "files": [str(path) for path in paths]})
+        if not self.output.as_json or (self.destination and self.destination.is_standard_output):
+            return
+        document = {"job": job, "files": [str(path) for path in paths]}
+        if self.on_change is None:
+            self.output.document(document)
+        else:
+            self.output.line(document)
 
     def _failure(self, job: Job) -> CommandError:
         error: Mapping[str, Any] = job.get("error") or {}

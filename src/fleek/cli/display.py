@@ -8,9 +8,10 @@ from typing import Any, Protocol
 
 from fleek.cli.feed import Change
 from fleek.cli.output import Output, clean, use_colour
-from fleek.core.events import EventKind
-from fleek.core.job import Status
+from fleek.core.events import TERMINAL_EVENTS, EventKind
+from fleek.core.job import TERMINAL, Status
 
+_LONGEST_DESCRIPTION = 60
 _PHRASES: Mapping[str, str] = {
     EventKind.ACCEPTED: "Waiting for a worker",
     EventKind.CLAIMED: "Generating",
@@ -65,8 +66,8 @@ class Lines:
         self._last = ""
 
     def show(self, change: Change) -> None:
-        """Say what happened, unless it was said just before."""
-        if change.kind == "progress":
+        """Say what happened, unless it was said just before; the end is told by the command itself."""
+        if change.kind == "progress" or change.kind in TERMINAL_EVENTS or change.data.get("status") in TERMINAL:
             return
         text = phrase(change)
         if text != self._last:
@@ -98,7 +99,7 @@ class Bar:
     def show(self, change: Change) -> None:
         """Move the bar, and say what happens."""
         if change.kind != "progress":
-            self._bar.update(self._task, description=phrase(change))
+            self._bar.update(self._task, description=phrase(change)[:_LONGEST_DESCRIPTION])
         done = change.data.get("progress")
         if isinstance(done, int | float):
             self._bar.update(self._task, total=1.0, completed=float(done))

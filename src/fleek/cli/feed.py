@@ -107,15 +107,11 @@ class JobFeed:
         return None
 
     def _follow_one_stream(self) -> Finished | None:
-        headers = {"Accept": "text/event-stream", "Cache-Control": "no-cache"}
-        if self._last_event_id is not None:
-            headers["Last-Event-ID"] = self._last_event_id
-        for event in self._client.events(job_path(self._job_id, "events"), headers):
-            if not event.data:
-                continue  # only how long to wait before the next connection
-            self._tell(Change(event.event, _parse(event.data), int(event.id) if event.id.isdigit() else None))
+        for event in self._client.events(job_path(self._job_id, "events"), self._last_event_id):
+            sequence = int(event.id) if event.id.isdecimal() else None
+            self._tell(Change(event.name, _parse(event.data), sequence))
             self._last_event_id = event.id or self._last_event_id
-            if event.event in TERMINAL_EVENTS:
+            if event.name in TERMINAL_EVENTS:
                 # A replayed end may be followed by a client's retry, so the job itself has the last word.
                 finished = self._finished()
                 if finished is not None:

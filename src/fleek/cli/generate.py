@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fleek.cli.client import Client, UrlOption, open_client
+from fleek.cli.client import NO_ANSWER, Client, UrlOption, open_client
 from fleek.cli.delivery import Delivery, own_command
 from fleek.cli.exits import CommandError, ExitCode, usage_error
 from fleek.cli.output import JsonOption, Output
@@ -92,9 +92,10 @@ def generate(  # noqa: PLR0913  one parameter a flag
         max_attempts=max_attempts,
         metadata=parse_pairs("--metadata", metadata, str) or None,
     )
-    destination = Destination(output, force)
-    _check(destination, n, no_wait=no_wait, as_json=as_json)
-    with heeding_sigterm(), open_client(url) as client:
+    destination = Destination(output, force, n)
+    _check(destination, no_wait=no_wait, as_json=as_json)
+    client = open_client(url)
+    with heeding_sigterm():
         job = _submit(client, Output(as_json), body, idempotency_key or uuid.uuid4().hex)
         if no_wait:
             _print_accepted(Output(as_json), job, own_command("jobs", "watch", job["id"], url=url))
@@ -141,7 +142,7 @@ def _without_absent(**values: Any) -> dict[str, Any]:  # noqa: ANN401  any JSON 
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _check(destination: Destination, count: int, *, no_wait: bool, as_json: bool) -> None:
+def _check(destination: Destination, *, no_wait: bool, as_json: bool) -> None:
     """Refuse what could not be saved before it is made, for making it may cost money."""
     if no_wait:
         if destination.output is not None:
@@ -149,25 +150,25 @@ def _check(destination: Destination, count: int, *, no_wait: bool, as_json: bool
         return
     if as_json and destination.is_standard_output:
         raise usage_error("Standard output cannot take both the picture and --json")
-    destination.check(count)
+    destination.check()
 
 
 def _submit(client: Client, output: Output, body: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     """The accepted job. The key makes it safe to send again what may have arrived already."""
     hint = f"the same command with --idempotency-key {key} finds out, and makes no second job"
     try:
-        job, headers, _ = client.post("/v1/media/generate", body, key=key)
+        reply = client.post("/v1/media/generate", body, key=key)
     except CommandError as error:
-        if error.problem_code == "no_answer":
+        if error.problem_code == NO_ANSWER:
             error.hint = hint
         raise
     except KeyboardInterrupt as interrupt:
         code = ExitCode.TERMINATED if isinstance(interrupt, Terminated) else ExitCode.INTERRUPTED
         message = "Interrupted while submitting; the job may have been accepted"
         raise CommandError(message, exit_code=code, code="interrupted", hint=hint) from None
-    if headers.get("idempotency-replayed") == "true":
+    if reply.headers.get("idempotency-replayed") == "true":
         output.note("This key was used before: here is the job that it made")
-    return dict(job)
+    return dict(reply.json)
 
 
 def _print_accepted(output: Output, job: Mapping[str, Any], watch: str) -> None:

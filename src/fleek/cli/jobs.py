@@ -64,16 +64,14 @@ def list_jobs(  # noqa: PLR0913  one parameter a flag
     """
     output = Output(as_json)
     filters = {"status": status, "model": model, "q": q}
-    with open_client(url) as client:
-        jobs = _pages(
-            client, {name: value for name, value in filters.items() if value}, None if show_all else limit
-        )
-        if as_json:
-            output.document({"items": list(jobs)})
-            return
-        columns = ("id", "status", "model", "created_at")
-        rows = ((*(job[column] for column in columns), job["prompt"]) for job in jobs)
-        output.rows(("ID", "STATUS", "MODEL", "CREATED", "PROMPT"), rows)
+    given = {name: value for name, value in filters.items() if value}
+    jobs = _pages(open_client(url), given, None if show_all else limit)
+    if as_json:
+        output.document({"items": list(jobs)})
+        return
+    columns = ("id", "status", "model", "created_at", "prompt")
+    rows = ([job[column] for column in columns] for job in jobs)
+    output.rows(("ID", "STATUS", "MODEL", "CREATED", "PROMPT"), rows)
 
 
 @app.command("get")
@@ -84,8 +82,7 @@ def get_job(
     url: Annotated[str | None, UrlOption] = None,
 ) -> None:
     """Show all of one job: its request, results, attempts and error."""
-    with open_client(url) as client:
-        job = client.get(job_path(job_id))
+    job = open_client(url).get(job_path(job_id))
     if as_json:
         Output(as_json).document(job)
     else:
@@ -108,11 +105,12 @@ def watch_job(  # noqa: PLR0913  one parameter a flag
 
     Exits as `fleek generate` does. With --json every change is one line, and the last line is the job.
     """
-    with heeding_sigterm(), open_client(url) as client:
+    client = open_client(url)
+    with heeding_sigterm():
         where = None
         if destination is not None:
-            where = Destination(destination, force)
-            where.check(client.get(job_path(job_id))["n"])
+            where = Destination(destination, force, client.get(job_path(job_id))["n"])
+            where.check()
         output = Output(as_json)
         on_change = (lambda change: _print_change(output, change)) if as_json else None
         Delivery(client, output, job_id, where, timeout, url, on_change).run()
@@ -129,8 +127,7 @@ def cancel_job(
 ) -> None:
     """Ask a job to stop; a finished one stays as it is."""
     output = Output(as_json)
-    with open_client(url) as client:
-        job, _, _ = client.post(job_path(job_id, "cancel"))
+    job = open_client(url).post(job_path(job_id, "cancel")).json
     _print_job(output, job)
     if job["status"] in TERMINAL - {Status.CANCELED}:
         output.note("The job had ended before; nothing was changed")
@@ -152,8 +149,7 @@ def retry_job(
     """Run a job again that ended in error or was canceled."""
     output = Output(as_json)
     body = {} if max_paid_submissions is None else {"max_paid_submissions": max_paid_submissions}
-    with open_client(url) as client:
-        job, _, _ = client.post(job_path(job_id, "retry"), body, key=uuid.uuid4().hex)
+    job = open_client(url).post(job_path(job_id, "retry"), body, key=uuid.uuid4().hex).json
     _print_job(output, job)
     output.note("Accepted", f"`{own_command('jobs', 'watch', job_id, url=url)}` follows it")
 

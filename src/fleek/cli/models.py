@@ -24,8 +24,7 @@ def list_models(
     Columns where stdout is not a terminal: name, provider, available (yes, or why not), price, description.
     """
     output = Output(as_json)
-    with open_client(url) as client:
-        models = client.get("/v1/models")
+    models = open_client(url).get("/v1/models")
     if as_json:
         output.document(models)
         return
@@ -45,8 +44,7 @@ def show_model(
 ) -> None:
     """Show one model: its capabilities, its price, and what `--input` it takes."""
     output = Output(as_json)
-    with open_client(url) as client:
-        model = client.get(model_path(name))
+    model = open_client(url).get(model_path(name))
     if as_json:
         output.document(model)
     else:

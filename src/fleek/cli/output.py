@@ -16,7 +16,7 @@ from typing import Any, TextIO
 
 import typer
 
-from fleek.cli.exits import CommandError
+from fleek.cli.exits import CommandError, ExitCode
 
 _UNSAFE = re.compile(
     "[\x00-\x1f\x7f-\x9f"  # C0, DEL and C1: escape sequences begin with one of these
@@ -25,6 +25,7 @@ _UNSAFE = re.compile(
     "\ud800-\udfff]"  # halves of a character, which cannot be encoded
 )
 _SHORT_ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+_MOMENT = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)(?:\.\d+)?Z")
 _STATUS_STYLES = {"completed": "green", "error": "red", "canceled": "yellow", "processing": "cyan"}
 
 JsonOption = typer.Option("--json", help="Print JSON on stdout; errors are one JSON problem on stderr")
@@ -111,7 +112,9 @@ def report(error: CommandError, *, as_json: bool) -> None:
     if as_json:
         typer.echo(to_json(problem(error)), err=True)
         return
-    _say("error", error.message, None, typer.colors.RED)
+    # Whoever pressed Ctrl-C knows that it is no error.
+    label = "" if error.exit_code in {ExitCode.INTERRUPTED, ExitCode.TERMINATED} else "error"
+    _say(label, error.message, None, typer.colors.RED)
     for violation in error.facts.get("errors") or ():
         _say("", f"  {violation.get('pointer') or 'body'}: {violation.get('message')}", None)
     if error.hint:
@@ -136,6 +139,12 @@ def _text(value: object) -> str:
     return str(value)
 
 
+def _shorten(cell: str) -> str:
+    """A moment without its fraction of a second: a person does not need it."""
+    match = _MOMENT.fullmatch(cell)
+    return f"{match[1]} {match[2]}Z" if match else cell
+
+
 def _say(label: str, message: str, hint: str | None, colour: str | None = None) -> None:
     prefix = ""
     if label:
@@ -153,11 +162,12 @@ def _print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.text import Text  # noqa: PLC0415
 
     table = Table(box=None, pad_edge=False, header_style="bold")
+    rows = [[_shorten(cell) for cell in row] for row in rows]
     for position, title in enumerate(titles):
         # Half an id is of no use: in a narrow terminal only the last column gives way.
-        widest = max((len(row[position]) for row in rows), default=0)
+        widest = max(len(title), *(len(row[position]) for row in rows))
         min_width = None if position == len(titles) - 1 else widest
-        table.add_column(title, no_wrap=True, overflow="ellipsis", min_width=min_width)
+        table.add_column(title, no_wrap=True, min_width=min_width)
     for row in rows:
         # Text objects hold no markup: a prompt such as `[red]` is printed as it is.
         table.add_row(*(Text(cell, style=_STATUS_STYLES.get(cell, "")) for cell in row))

@@ -13,7 +13,7 @@ import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 from fleek.cli.client import Client
 from fleek.cli.exits import CommandError, ExitCode, unreachable, usage_error
@@ -35,14 +35,6 @@ _STANDARD_OUTPUT = "-"
 Media = Mapping[str, Any]
 
 
-class Target(Protocol):
-    """Where the results of one job go."""
-
-    def path_of(self, index: int, total: int, extension: str) -> Path:
-        """The file for output `index` of `total`; `extension` is that of the stored bytes, without a dot."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class File:
     """One name; further outputs are numbered."""
@@ -50,7 +42,7 @@ class File:
     path: Path
 
     def path_of(self, index: int, total: int, extension: str) -> Path:  # noqa: ARG002  the user chose the name
-        """`out.png`, or `out-1.png`, `out-2.png`."""
+        """The file for output `index` (from 0) of `total`: `out.png`, or `out-1.png`, `out-2.png`."""
         if total == 1:
             return self.path
         return self.path.with_name(f"{self.path.stem}-{index + 1}{self.path.suffix}")
@@ -85,34 +77,34 @@ class Destination:
     """What `--output`, `--force` and `--n` say about where to save; checked before anything is paid for."""
 
     output: str | None
-    force: bool = False
+    force: bool
+    count: int
+    """How many results were asked for; a provider may give more or fewer."""
 
     @property
     def is_standard_output(self) -> bool:
         """`--output -`."""
         return self.output == _STANDARD_OUTPUT
 
-    def check(self, count: int) -> None:
-        """Make the folder, and raise a usage error where saving `count` results could not succeed."""
+    def check(self) -> None:
+        """Raise a usage error where saving could not succeed."""
         if self.is_standard_output:
-            _check_standard_output(count)
+            _check_standard_output(self.count)
             return
-        target = self.target(count, "", "")
-        folder = target.path if isinstance(target, Folder) else target.path.parent
-        _make_folder(folder)
+        target = self.target("", "")
+        _check_folder(target.path if isinstance(target, Folder) else target.path.parent)
         if isinstance(target, File):
-            for index in range(count):
-                self._check_free(target.path_of(index, count, ""))
+            for index in range(self.count):
+                self._check_free(target.path_of(index, self.count, ""))
 
-    def target(self, count: int, prompt: str, job_id: str) -> File | Folder:
-        """Files for `count` results of a job."""
+    def target(self, prompt: str, job_id: str) -> File | Folder:
+        """Names for the results of a job."""
         if self.output is None:
             return Folder(Path(), _stem(prompt, job_id))
         path = Path(self.output).expanduser()
         is_folder = self.output.endswith("/") or path.is_dir()
-        if is_folder or (count > 1 and path.suffix.lower() not in _FORMATS and not path.is_file()):
-            return Folder(path, _stem(prompt, job_id))
-        return File(path)
+        is_one_name = self.count == 1 or path.suffix.lower() in _FORMATS or path.is_file()
+        return Folder(path, _stem(prompt, job_id)) if is_folder or not is_one_name else File(path)
 
     def _check_free(self, path: Path) -> None:
         if self.force or not _exists(path) or _is_stream(path):
@@ -149,10 +141,11 @@ class Saver:
         if self.destination.is_standard_output:
             self._copy_once(sys.stdout.buffer, results[0])
             return []
-        target = self.destination.target(len(results), str(job["prompt"]), str(job["id"]))
+        target = self.destination.target(str(job["prompt"]), str(job["id"]))
+        total = max(len(results), self.destination.count)
         paths = []
         for position, media in enumerate(results):
-            path = target.path_of(position, len(results), _extension(media))
+            path = target.path_of(position, total, _extension(media))
             paths.append(self._save_one(media, path))
             self.tell(paths[-1])
         return paths
@@ -164,6 +157,7 @@ class Saver:
                 with path.open("wb") as stream:
                     self._copy_once(stream, media)
                 return path
+            path.parent.mkdir(parents=True, exist_ok=True)
             with _draft(path) as draft:
                 self._fill(draft, media)
                 return _publish(draft, path, force=self.destination.force)
@@ -190,10 +184,9 @@ class Saver:
 
     def _copy_once(self, stream: BinaryIO, media: Media) -> None:
         digest = hashlib.sha256()
-        with self.client.stream(str(media["content_url"])) as response:
-            for chunk in response.iter_bytes():
-                digest.update(chunk)
-                stream.write(chunk)
+        for chunk in self.client.download(str(media["content_url"])):
+            digest.update(chunk)
+            stream.write(chunk)
         stream.flush()
         if digest.hexdigest() != media["sha256"]:
             raise unreachable("The downloaded bytes are not those that were stored: their checksum differs")
@@ -208,13 +201,13 @@ def _check_standard_output(count: int) -> None:
         )
 
 
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise usage_error(f"The folder {folder} cannot be made: {error.strerror or error}") from error
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise usage_error(f"The folder {folder} cannot be written to")
+def _check_folder(folder: Path) -> None:
+    """A folder that does not exist yet is made when there is something to put into it."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if _exists(path))
+    if not existing.is_dir():
+        raise usage_error(f"{existing} is not a folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise usage_error(f"The folder {existing} cannot be written to")
 
 
 def _extension(media: Media) -> str:

@@ -92,7 +92,7 @@ async def _migrate(children: Children, supervisor: Supervisor) -> None:
     if children.postgres is not None and is_current(children.postgres):
         return
     if await supervisor.run_once(children.migration()) != 0:
-        message = "The database's schema could not be brought up to date; the lines above say why"
+        message = f"The database's schema could not be brought up to date; {children.migration_log} says why"
         raise Unavailable(message)
 
 

@@ -14,4 +14,5 @@ def fingerprint(body: Any) -> str:  # noqa: ANN401  any JSON value
     changes between releases does not make an old key mean another body.
     """
     canonical = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(canonical.encode()).hexdigest()
+    # JSON may escape half of a surrogate pair: such a body is refused elsewhere, and must not crash here.
+    return hashlib.sha256(canonical.encode(errors="surrogatepass")).hexdigest()

@@ -41,14 +41,11 @@ class CursorCodec:
         """The cursor after `position` in the list that `scope` (owner and filters) names."""
         microseconds = (position.created_at - _EPOCH) // timedelta(microseconds=1)
         payload = _VERSION + microseconds.to_bytes(_TIME_BYTES, signed=True) + position.id.bytes
-        return base64.urlsafe_b64encode(payload + self._sign(payload, scope)).decode().rstrip("=")
+        return _to_base64(payload + self._sign(payload, scope))
 
     def decode(self, cursor: str, scope: str) -> Position:
         """The position in a cursor; raises InvalidCursor unless it was made here for this list."""
-        try:
-            raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
-        except (binascii.Error, ValueError):
-            raise InvalidCursor from None
+        raw = _from_base64(cursor)
         payload, signature = raw[:-_SIGNATURE_BYTES], raw[-_SIGNATURE_BYTES:]
         if len(raw) != _LENGTH or not hmac.compare_digest(signature, self._sign(payload, scope)):
             raise InvalidCursor
@@ -57,3 +54,18 @@ class CursorCodec:
 
     def _sign(self, payload: bytes, scope: str) -> bytes:
         return hmac.digest(self._key, payload + scope.encode(), hashlib.sha256)[:_SIGNATURE_BYTES]
+
+
+def _to_base64(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).decode().rstrip("=")
+
+
+def _from_base64(cursor: str) -> bytes:
+    """The bytes of a cursor in its one spelling; base64 has several for some."""
+    try:
+        raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError):
+        raise InvalidCursor from None
+    if _to_base64(raw) != cursor:
+        raise InvalidCursor
+    return raw

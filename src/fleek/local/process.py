@@ -158,8 +158,10 @@ def stop_process(pid: int, started: str, escalation: Escalation) -> bool:
 
 def started_at(pid: int) -> str | None:
     """What tells a process from a later one with the same number; None when it is gone or a zombie."""
-    if sys.platform == "linux":
-        return _started_at_linux(pid)
+    return _started_at_linux(pid) if sys.platform == "linux" else _started_at_elsewhere(pid)
+
+
+def _started_at_elsewhere(pid: int) -> str | None:
     found = subprocess.run(  # noqa: S603  a fixed command
         ["/bin/ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True, check=False
     )

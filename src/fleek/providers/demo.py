@@ -50,6 +50,7 @@ _STEPS_PER_SECOND = 20
 _SECONDS_PER_PIXEL = 1e-7
 """About what a pixel costs to draw and encode: it weighs the drawing against the delay."""
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+_LONGEST_PNG_CHUNK = 2**31 - 1
 _NO_MEDIA = b"<!doctype html><title>502 Bad Gateway</title><h1>502 Bad Gateway</h1>\n"
 _CRASH_STATUS = 70
 _CRASH_REFUSED = (
@@ -262,8 +263,9 @@ async def _slow_stream(data: bytes, seconds: float) -> AsyncIterator[bytes]:
 
 async def _huge_stream(request: GenerationRequest, size: int) -> AsyncIterator[bytes]:
     """Exactly `size` bytes that begin like a PNG of the size asked for, and go on with zeros."""
-    yield _png_head(request.width, request.height)[:size]
-    left = size - len(_png_head(request.width, request.height))
+    head = _png_head(request.width, request.height, size)
+    yield head[:size]
+    left = size - len(head)
     zeros = bytes(_CHUNK)
     while left > 0:
         # The reader may never wait for anything itself: others must get their turn.
@@ -272,10 +274,12 @@ async def _huge_stream(request: GenerationRequest, size: int) -> AsyncIterator[b
         left -= _CHUNK
 
 
-def _png_head(width: int, height: int) -> bytes:
-    """Signature and header chunk of an RGB picture with 8 bits a channel (PNG, section 11.2.1)."""
+def _png_head(width: int, height: int, size: int) -> bytes:
+    """Signature and header of an RGB picture, and where its data begins (PNG, sections 5.2, 5.3, 11.2)."""
     header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return _PNG_MAGIC + struct.pack(">I", len(header) - 4) + header + struct.pack(">I", zlib.crc32(header))
+    header = struct.pack(">I", len(header) - 4) + header + struct.pack(">I", zlib.crc32(header))
+    data = min(size, _LONGEST_PNG_CHUNK)
+    return _PNG_MAGIC + header + struct.pack(">I", data) + b"IDAT"
 
 
 def _schema(default_delay: float) -> JsonSchema:

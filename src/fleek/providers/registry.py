@@ -84,8 +84,9 @@ def _load(entry_point: EntryPoint, config: Mapping[str, Any] | None) -> Provider
 def _missing_package(entry_point: EntryPoint, error: ImportError) -> str:
     """Name the extra that brings the package; an entry point says `module:Class [extra]`."""
     package = error.name or "a package"
-    if entry_point.extras and entry_point.dist is not None:
-        extras = ",".join(entry_point.extras)
+    # `EntryPoint.extras` takes a name with a hyphen for two.
+    extras = entry_point.value.partition("[")[2].rstrip("] ")
+    if extras and entry_point.dist is not None:
         return f"The provider {entry_point.name} needs {package}: install {entry_point.dist.name}[{extras}]"
     return f"The provider {entry_point.name} needs {package}, which is not installed"
 

@@ -166,9 +166,9 @@ class _Terraces:
         distance = (level - index.astype(np.float32)) / slope
         shadow = np.maximum(1 - distance / np.float32(self.stage.unit * 0.035), 0)
         edge = np.minimum(distance, 1)
-        # In a hollow without a slope the distance means nothing.
-        steep = np.minimum(slope * np.float32(self.stage.unit / self.density * 3), 1)
-        light = 1 - shadow * shadow * steep * np.float32(0.4)
+        # In a hollow, where there is hardly a slope, the distance means nothing.
+        steep = np.minimum(slope * np.float32(self.stage.unit / self.density * 2), 1)
+        light = 1 - shadow * shadow * steep * steep * np.float32(0.4)
         above = np.maximum(index - 1, 0)
         for channel, colors in zip(band.pixels, self.colors, strict=True):
             behind = colors.take(above)
