@@ -6,6 +6,7 @@ Everything is built once a process, here, and closed in reverse.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 import socket
@@ -18,12 +19,12 @@ from pathlib import Path
 from sqlalchemy import MetaData
 
 from fleek.core.cursor import CursorCodec
-from fleek.core.errors import ConfigurationError
+from fleek.core.errors import ConfigurationError, NotFound
 from fleek.db.base import Base
 from fleek.db.session import Database, PoolOptions
 from fleek.events import models as _events  # noqa: F401  registers its tables
 from fleek.jobs import models as _jobs  # noqa: F401  registers its tables
-from fleek.jobs.caretakers import Rescuer
+from fleek.jobs.caretakers import DeadlineWatcher, Rescuer
 from fleek.jobs.claim import Claimer, ServedModel
 from fleek.jobs.execution import Workshop
 from fleek.jobs.keeper import LeaseKeeper
@@ -33,7 +34,7 @@ from fleek.media import models as _media  # noqa: F401  registers its tables
 from fleek.media.images import ImageWorker
 from fleek.media.service import MediaService
 from fleek.media.variants import VariantMaker
-from fleek.providers.registry import Catalog, build_catalog, load_providers
+from fleek.providers.registry import Catalog, Model, build_catalog, load_providers
 from fleek.queue.base import Waker
 from fleek.queue.celery_app import CeleryWaker, create_celery_app
 from fleek.queue.pubsub import RedisPubSub
@@ -70,6 +71,7 @@ class WorkerContext:
     claimer: Claimer
     keeper: LeaseKeeper
     rescuer: Rescuer
+    deadlines: DeadlineWatcher
     waker: Waker
     pubsub: RedisPubSub
     workshop: Callable[[Callable[[timedelta], None]], Workshop]
@@ -131,7 +133,7 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
         yield WorkerContext(
             worker=worker,
             catalog=catalog,
-            claimer=Claimer(database, worker=worker, lease=lease, models=_served(catalog)),
+            claimer=_build_claimer(database, catalog, worker, lease),
             keeper=keeper,
             rescuer=Rescuer(
                 database,
@@ -140,6 +142,7 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
                 provider_of=lambda model: _provider_name(catalog, model),
                 confirm_after=settings.rescue_confirm_after,
             ),
+            deadlines=DeadlineWatcher(database, pubsub),
             waker=waker,
             pubsub=pubsub,
             workshop=workshop,
@@ -213,7 +216,8 @@ def _open_database(stack: AsyncExitStack, settings: Settings, application: str) 
 
 def _open_waker(stack: AsyncExitStack, settings: Settings) -> Waker:
     waker = CeleryWaker(create_celery_app(settings.resolved_redis_url, settings.queues))
-    stack.callback(waker.close)
+    # It waits for its thread, which may wait for the broker.
+    stack.push_async_callback(asyncio.to_thread, waker.close)
     return waker
 
 
@@ -224,13 +228,32 @@ async def _open_catalog(stack: AsyncExitStack, settings: Settings) -> Catalog:
     return build_catalog(settings.models, loaded.providers, loaded.unavailable)
 
 
-def _served(catalog: Catalog) -> list[ServedModel]:
-    return [
-        ServedModel(model.name, model.provider.name, model.attempt_timeout, model.max_concurrency)
-        for model in catalog.all()
-    ]
+def _build_claimer(database: Database, catalog: Catalog, worker: str, lease: timedelta) -> Claimer:
+    def serve(name: str) -> ServedModel | None:
+        model = _find(catalog, name)
+        return None if model is None else _to_served(model)
+
+    return Claimer(
+        database,
+        worker=worker,
+        lease=lease,
+        models=[_to_served(model) for model in catalog.all()],
+        serve=serve if catalog.is_open else None,
+    )
 
 
-def _provider_name(catalog: Catalog, model: str) -> str:
+def _to_served(model: Model) -> ServedModel:
+    return ServedModel(model.name, model.provider.name, model.attempt_timeout, model.max_concurrency)
+
+
+def _provider_name(catalog: Catalog, name: str) -> str:
     """A job may outlive its model's configuration: then only its lane has no name."""
-    return catalog.get(model).provider.name if model in catalog.names else ""
+    model = _find(catalog, name)
+    return "" if model is None else model.provider.name
+
+
+def _find(catalog: Catalog, name: str) -> Model | None:
+    try:
+        return catalog.get(name)
+    except NotFound:
+        return None

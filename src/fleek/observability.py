@@ -8,7 +8,7 @@ from typing import Literal
 
 import structlog
 
-_QUIET = ("celery", "kombu", "amqp", "uvicorn.access", "asyncio")
+_QUIET = ("celery", "kombu", "amqp", "uvicorn.access", "asyncio", "httpx2", "httpcore2")
 
 
 def configure_logging(level: str, log_format: Literal["auto", "json", "pretty"] = "auto") -> None:
@@ -43,5 +43,5 @@ def configure_logging(level: str, log_format: Literal["auto", "json", "pretty"] 
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    for name in _QUIET:
+    for name in _QUIET if root.level > logging.DEBUG else ():
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))

@@ -39,6 +39,8 @@ CONFIG_FILE = "fleek.toml"
 _SECRETS = ("secret_key", "database_url", "redis_url")
 """Settings that may hold a secret: each may also be given as a file's path, under `..._FILE`."""
 
+_POSTGRES_SCHEMES = frozenset({"postgres", "postgresql", "postgresql+asyncpg"})
+
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 QueueName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 
@@ -155,7 +157,7 @@ class Settings(BaseSettings):
     """Seconds after which a worker looks for work by itself, when no wake-up came."""
     rescue_interval: Seconds = 10
     """Seconds between two looks for abandoned jobs."""
-    rescue_confirm_after: Seconds = 10
+    rescue_confirm_after: Seconds = 15
     """Seconds between the two looks that must both find a lease expired before its job is taken."""
     shutdown_grace: Seconds = 25
     """Seconds that running jobs get to finish when a worker is told to stop; the rest are given back."""
@@ -167,7 +169,7 @@ class Settings(BaseSettings):
 
     models: dict[str, ModelSettings] = Field(default_factory=dict)
     """`[models."name"]` tables of `fleek.toml`."""
-    providers: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    providers: dict[str, dict[str, Any]] = Field(default_factory=dict, repr=False)
     """`[providers.name]` tables of `fleek.toml`."""
 
     @field_validator("queues", "allowed_hosts", mode="before")
@@ -185,6 +187,28 @@ class Settings(BaseSettings):
             message = "FLEEK_RENEW_INTERVAL must be at most half of FLEEK_LEASE, such as 10 and 30"
             raise ValueError(message)
         return self
+
+    @model_validator(mode="after")
+    def _rescue_no_live_owner(self) -> Settings:
+        """A live owner whose lease ran out, as in an outage of the database, renews between the two looks."""
+        if self.rescue_confirm_after <= self.renew_interval + 1:
+            message = (
+                "FLEEK_RESCUE_CONFIRM_AFTER must be more than FLEEK_RENEW_INTERVAL and 1 s, such as 15 and 10"
+            )
+            raise ValueError(message)
+        return self
+
+    @field_validator("database_url", mode="after")
+    @classmethod
+    def _name_the_driver(cls, value: SecretStr | None) -> SecretStr | None:
+        """The URL as most tools write it is taken too: SQLAlchemy's own form names the driver."""
+        if value is None:
+            return None
+        scheme, separator, rest = value.get_secret_value().partition("://")
+        if not separator or scheme not in _POSTGRES_SCHEMES:
+            message = "must be a PostgreSQL URL, such as postgresql+asyncpg://user:password@host/name"
+            raise ValueError(message)
+        return SecretStr(f"postgresql+asyncpg://{rest}")
 
     @field_validator("home")
     @classmethod

@@ -256,6 +256,8 @@ class ProviderErrorKind(StrEnum):
     PERMANENT_POLICY = "permanent_policy"
     PERMANENT_AUTH = "permanent_auth"
     QUOTA_EXHAUSTED = "quota_exhausted"
+    RESULT_EXPIRED = "result_expired"
+    """The order was accepted, and its result is not there any more: it may be paid for."""
 
 
 class ProviderError(FleekError):
@@ -264,8 +266,15 @@ class ProviderError(FleekError):
     code = "provider_error"
 
     def __init__(
-        self, kind: ProviderErrorKind, message: str, *, retry_after: timedelta | None = None
+        self,
+        kind: ProviderErrorKind,
+        message: str,
+        *,
+        retry_after: timedelta | None = None,
+        ends_order: bool = False,
     ) -> None:
         super().__init__(message)
         self.kind = kind
         self.retry_after = retry_after
+        self.ends_order = ends_order
+        """Said by a poll: the order itself has ended without a result, whatever the kind."""

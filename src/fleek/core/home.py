@@ -7,10 +7,12 @@ second terminal find a running `fleek up` with no configuration at all.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+_PLAIN_PATH = re.compile(r"[A-Za-z0-9/_.-]+")
 _LONGEST_RUN_PATH = 80
 """Bytes: a Unix socket's path may have 107, and PostgreSQL appends `/.s.PGSQL.5432.lock`."""
 
@@ -23,9 +25,13 @@ class Home:
 
     @property
     def run(self) -> Path:
-        """Sockets and pidfiles; moves to a short path when the home's is too long for a socket."""
+        """Sockets and pidfiles.
+
+        They move to a short plain path when the home's is too long for a socket, or has characters
+        that mean something else in a URL.
+        """
         inside = self.path / "run"
-        if len(str(inside).encode()) <= _LONGEST_RUN_PATH:
+        if len(str(inside)) <= _LONGEST_RUN_PATH and _PLAIN_PATH.fullmatch(str(inside)):
             return inside
         digest = hashlib.sha256(str(self.path).encode()).hexdigest()[:16]
         return Path("/tmp") / f"fleek-{digest}"  # noqa: S108  checked for its owner when it is made

@@ -12,6 +12,7 @@ from enum import StrEnum
 
 from fleek.core import retry
 from fleek.core.errors import (
+    DatabaseUnavailable,
     FleekError,
     OutputError,
     OutputTooLarge,
@@ -22,6 +23,9 @@ from fleek.core.errors import (
 
 MAX_CRASHES = 3
 """Crashes inside Fleek's own work after which a job is given up: it kills workers."""
+
+RESULT_PATIENCE = timedelta(hours=1)
+"""How long after the deadline storing a delivered result is still tried: providers keep results so long."""
 
 
 class Status(StrEnum):
@@ -86,6 +90,8 @@ class ErrorCode(StrEnum):
     TRANSIENT = "transient"
     PROVIDER_BUG = "provider_bug"
     OUTPUT_INVALID = "output_invalid"
+    RESULT_EXPIRED = "result_expired"
+    DATABASE_UNAVAILABLE = "database_unavailable"
     STORAGE_UNAVAILABLE = "storage_unavailable"
     INTERNAL_ERROR = "internal_error"
 
@@ -101,6 +107,7 @@ RETRYABLE_CODES = frozenset(
         ErrorCode.TRANSIENT,
         ErrorCode.PROVIDER_BUG,
         ErrorCode.OUTPUT_INVALID,
+        ErrorCode.DATABASE_UNAVAILABLE,
         ErrorCode.STORAGE_UNAVAILABLE,
         ErrorCode.INTERNAL_ERROR,
     }
@@ -125,6 +132,8 @@ class JobView:
     deferrals: int
     crashes: int
     deadline_at: datetime
+    result_waits: bool = False
+    """The provider has delivered, and only storing is left: the deadline does not stop that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +200,9 @@ def decide_after_crash(crashes: int, *, own_work: bool) -> Transition:
     return Transition(Status.IN_QUEUE, Reason.LEASE_EXPIRED, crashes=counted)
 
 
-def decide_after_error(job: JobView, error: Exception, now: datetime, jitter: float) -> Transition:
+def decide_after_error(  # noqa: PLR0911  one return a kind of error
+    job: JobView, error: Exception, now: datetime, jitter: float
+) -> Transition:
     """What follows an error of an attempt; the table is in `docs/reference/errors.md`.
 
     `jitter` is a random number in [0, 1). Unknown exceptions are counted failures: a bug must end.
@@ -203,6 +214,8 @@ def decide_after_error(job: JobView, error: Exception, now: datetime, jitter: fl
             return failed(ErrorCode.OUTPUT_TOO_LARGE, error.message)
         case OutputError():
             return _retry(job, JobError(ErrorCode.OUTPUT_INVALID, error.message), now, jitter)
+        case DatabaseUnavailable():
+            return _defer(job, JobError(ErrorCode.DATABASE_UNAVAILABLE, error.message), now, jitter)
         case Unavailable():
             return _defer(job, JobError(ErrorCode.STORAGE_UNAVAILABLE, error.message), now, jitter)
         case FleekError():
@@ -221,6 +234,7 @@ _REFUSED = {
     Kind.PERMANENT_INPUT: ErrorCode.PROVIDER_REJECTED_INPUT,
     Kind.PERMANENT_POLICY: ErrorCode.CONTENT_REFUSED,
     Kind.AMBIGUOUS: ErrorCode.AMBIGUOUS_SUBMISSION,
+    Kind.RESULT_EXPIRED: ErrorCode.RESULT_EXPIRED,
 }
 _PAUSING = {
     Kind.THROTTLED: ErrorCode.THROTTLED,
@@ -239,6 +253,12 @@ def _after_provider_error(job: JobView, error: ProviderError, now: datetime, jit
     return _defer(job, job_error, now, jitter, at_least=at_least, pause_lane=at_least)
 
 
+def _is_too_late(job: JobView, due: datetime) -> bool:
+    """Whether an attempt that is due then is not worth waiting for."""
+    patience = RESULT_PATIENCE if job.result_waits else timedelta(0)
+    return due >= job.deadline_at + patience
+
+
 def _retry(job: JobView, error: JobError, now: datetime, jitter: float) -> Transition:
     """A counted failure: again after a pause, unless the budget or the time is used up."""
     failures = job.failures + 1
@@ -246,7 +266,7 @@ def _retry(job: JobView, error: JobError, now: datetime, jitter: float) -> Trans
         message = f"Gave up after {failures} failed attempts; last: {error.message}"
         return failed(ErrorCode.ATTEMPTS_EXHAUSTED, message, failures=1)
     delay = retry.backoff(failures, jitter)
-    if now + delay >= job.deadline_at:
+    if _is_too_late(job, now + delay):
         return deadline_passed(error.message)
     return Transition(Status.IN_QUEUE, Reason.RETRY_SCHEDULED, delay=delay, failures=1, error=error)
 
@@ -262,7 +282,7 @@ def _defer(  # noqa: PLR0913  a deferral is described by this much
 ) -> Transition:
     """Not the job's fault: wait, and count nothing against its budget."""
     delay = retry.deferral(job.deferrals + 1, at_least, jitter)
-    if now + delay >= job.deadline_at:
+    if _is_too_late(job, now + delay):
         return deadline_passed(error.message)
     return Transition(
         Status.IN_QUEUE, Reason.DEFERRED, delay=delay, deferrals=1, error=error, pause_lane=pause_lane

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+import re
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 
 from fleek.core.errors import ProviderErrorKind
 
@@ -15,6 +17,7 @@ MAX_RETRY_AFTER = timedelta(minutes=15)
 _PAUSE_UNTIL_FIXED = timedelta(minutes=15)
 _PAUSE_WHEN_THROTTLED = timedelta(seconds=5)
 _JITTER_OF_RETRY_AFTER = 0.1
+_SECONDS = re.compile(r"\d+(\.\d+)?", re.ASCII)
 
 
 def _exponential(count: int) -> timedelta:
@@ -48,3 +51,19 @@ def lane_pause(kind: ProviderErrorKind, retry_after: timedelta | None) -> timede
         asked = retry_after if retry_after is not None else _PAUSE_WHEN_THROTTLED
         return min(max(asked, MIN_DEFERRAL), MAX_RETRY_AFTER)
     return _PAUSE_UNTIL_FIXED
+
+
+def parse_retry_after(value: str, now: datetime) -> timedelta | None:
+    """The wait that a `Retry-After` asks for, from 0 to 15 minutes; None for what cannot be understood.
+
+    It is a number of seconds or an HTTP date (RFC 9110, section 10.2.3); `now` is aware.
+    """
+    text = value.strip()
+    if _SECONDS.fullmatch(text):
+        return timedelta(seconds=min(float(text), MAX_RETRY_AFTER.total_seconds()))
+    try:
+        date = parsedate_to_datetime(text)
+        wait = (date if date.tzinfo is not None else date.replace(tzinfo=UTC)) - now
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+    return min(max(wait, timedelta(0)), MAX_RETRY_AFTER)

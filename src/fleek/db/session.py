@@ -6,6 +6,7 @@ needs several statements uses `begin`. Nothing holds a connection while it waits
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -14,7 +15,7 @@ from typing import Any
 
 import asyncpg
 from sqlalchemy import event
-from sqlalchemy.exc import DBAPIError, DisconnectionError, TimeoutError as PoolTimeoutError
+from sqlalchemy.exc import DBAPIError, InvalidatePoolError, TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from fleek.core.errors import DatabaseUnavailable
@@ -24,6 +25,8 @@ _PING_AFTER_IDLE = 1.0
 
 `pool_pre_ping` would ping before every statement and so double the round trips of the hot paths.
 """
+_PING_TIMEOUT = 2.0
+"""Seconds. After a fail-over that nobody announced, idle connections lead to a machine that says nothing."""
 
 _UNAVAILABLE = (
     asyncpg.PostgresConnectionError,
@@ -31,6 +34,7 @@ _UNAVAILABLE = (
     asyncpg.OperatorInterventionError,  # shutting down, crash recovery, statement timeout
     asyncpg.InsufficientResourcesError,  # too many connections, disk full, out of memory
     asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.TransactionRollbackError,  # the victim of a deadlock: nothing was done, again is right
 )
 
 
@@ -84,7 +88,9 @@ class Database:
             },
         )
         self._autocommit = self._engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._lost_at = 0.0
         event.listen(self._engine.sync_engine, "checkout", self._ping_if_idle)
+        event.listen(self._engine.sync_engine, "close", self._drop_if_lost)
         event.listen(self._engine.sync_engine, "checkin", _note_use)
 
     @asynccontextmanager
@@ -124,11 +130,29 @@ class Database:
         last_used = record.info.get("last_used")
         if last_used is None or time.monotonic() - last_used < _PING_AFTER_IDLE:
             return
-        dialect = self._engine.sync_engine.dialect
         try:
-            dialect.do_ping(connection)
-        except dialect.loaded_dbapi.Error as error:
-            raise DisconnectionError from error
+            connection.run_async(_ping)
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            # What became of one connection became of the others: none of them is waited for in its turn.
+            self._lost_at = time.monotonic()
+            raise InvalidatePoolError from error
+
+    def _drop_if_lost(self, connection: Any, record: Any) -> None:  # noqa: ANN401  SQLAlchemy's untyped hook
+        """Close without a farewell: a peer that is silent would not answer it, and take seconds for that."""
+        if record.info.get("last_used", self._lost_at) < self._lost_at:
+            connection.driver_connection.terminate()
+
+
+async def _ping(connection: asyncpg.Connection) -> None:
+    """One round trip; a peer that is silent for too long loses the connection.
+
+    A time-out of the driver's own would first ask the silent peer to cancel the statement.
+    """
+    give_up = asyncio.get_running_loop().call_later(_PING_TIMEOUT, connection.terminate)
+    try:
+        await connection.execute("SELECT 1")
+    finally:
+        give_up.cancel()
 
 
 def _note_use(_connection: Any, record: Any) -> None:  # noqa: ANN401  SQLAlchemy's untyped hook

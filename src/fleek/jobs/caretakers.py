@@ -10,23 +10,25 @@ from uuid import UUID
 import structlog
 
 from fleek.core import job as core
-from fleek.db.session import Database
+from fleek.core.errors import DatabaseUnavailable
+from fleek.db.session import Database, LockTimeoutError
 from fleek.jobs import leases, transitions
 from fleek.jobs.leases import ExpiredLease
 from fleek.queue.base import Announcement, PubSub, Waker
 
 _log = structlog.get_logger(__name__)
 
-_CONFIRM_AFTER = 10.0
+_CONFIRM_AFTER = 15.0
 """Seconds between the two looks that must both find a lease expired: a database that was away for a
-while, or a clock that stepped, then does not make everybody's jobs look lost at once."""
+while, or a clock that stepped, then does not make everybody's jobs look lost at once. Longer than the time
+between two renewals: a live owner renews in between."""
 _RUN_GRACE = timedelta(seconds=30)
 """How far an attempt may run past its own deadline before its worker counts as wedged."""
 _DEADLINE_MESSAGE = "The job's deadline passed while it waited in the queue"
 
 
 class Rescuer:
-    """Returns the jobs of dead and wedged workers to the queue, and ends waiting jobs past their deadline."""
+    """Returns the jobs of dead and wedged workers to the queue."""
 
     def __init__(
         self,
@@ -44,25 +46,20 @@ class Rescuer:
         self._confirm_after = confirm_after
         self._suspects: dict[tuple[UUID, int], float] = {}
 
-    def forget(self) -> None:
-        """Start over: the connection was lost, so what was seen before proves nothing."""
-        self._suspects.clear()
-
     async def run_once(self) -> dict[str, int]:
-        """One pass; counts of `suspected`, `rescued` and `past_deadline`."""
-        expired = await leases.list_expired(self._database, _RUN_GRACE)
-        confirmed = self._confirm(expired)
-        rescued = [lease for lease in confirmed if await self._rescue(lease)]
-        past_deadline = await leases.end_past_deadline(self._database, _DEADLINE_MESSAGE)
-        for job_id in [*(lease.id for lease in rescued), *past_deadline]:
-            self._pubsub.announce(Announcement(job_id))
+        """One pass; counts of `suspected` and `rescued`."""
+        try:
+            expired = await leases.list_expired(self._database, _RUN_GRACE)
+            rescued = [lease for lease in self._confirm(expired) if await self._try_rescue(lease)]
+        except DatabaseUnavailable:
+            # Owners could not renew either: what was seen before proves nothing.
+            self._suspects.clear()
+            raise
+        for lease in rescued:
+            self._pubsub.announce(Announcement(lease.id))
         for queue in {lease.queue for lease in rescued}:
             self._waker.wake(queue)
-        return {
-            "suspected": len(self._suspects),
-            "rescued": len(rescued),
-            "past_deadline": len(past_deadline),
-        }
+        return {"suspected": len(self._suspects), "rescued": len(rescued)}
 
     def _confirm(self, expired: list[ExpiredLease]) -> list[ExpiredLease]:
         """Those that were seen before, long enough ago. The monotonic clock only spaces the looks."""
@@ -70,6 +67,18 @@ class Rescuer:
         seen = self._suspects
         self._suspects = {(one.id, one.fence): seen.get((one.id, one.fence), now) for one in expired}
         return [one for one in expired if now - self._suspects[(one.id, one.fence)] >= self._confirm_after]
+
+    async def _try_rescue(self, lease: ExpiredLease) -> bool:
+        """One row that is locked, or that a rescue trips over, must not keep the others from theirs."""
+        try:
+            return await self._rescue(lease)
+        except LockTimeoutError:
+            _log.warning("rescue_put_off", job_id=str(lease.id))
+        except DatabaseUnavailable:
+            raise
+        except Exception:  # noqa: BLE001  see above
+            _log.exception("rescue_crashed", job_id=str(lease.id))
+        return False
 
     async def _rescue(self, lease: ExpiredLease) -> bool:
         transition = core.decide_after_crash(lease.view.crashes, own_work=not lease.has_open_order)
@@ -91,3 +100,18 @@ class Rescuer:
                 wedged=not lease.is_lease_expired,
             )
         return status is not None
+
+
+class DeadlineWatcher:
+    """Ends waiting jobs whose deadline has passed."""
+
+    def __init__(self, database: Database, pubsub: PubSub) -> None:
+        self._database = database
+        self._pubsub = pubsub
+
+    async def run_once(self) -> dict[str, int]:
+        """One pass; the count of `past_deadline`."""
+        ended = await leases.end_past_deadline(self._database, _DEADLINE_MESSAGE)
+        for job_id in ended:
+            self._pubsub.announce(Announcement(job_id))
+        return {"past_deadline": len(ended)}

@@ -1,4 +1,4 @@
-"""What clients do to jobs: accept, cancel, retry, delete. Each is one statement and one round trip."""
+"""What clients do to jobs: accept, cancel, retry, delete. One statement each; a cancel locks its row too."""
 
 from __future__ import annotations
 
@@ -81,6 +81,10 @@ _GET_KEY = text(
 SELECT fingerprint, job_id FROM idempotency_keys
 WHERE owner_id = :owner AND operation = :operation AND key = :key
 """
+)
+
+_LOCK_JOB = text("SELECT id FROM jobs WHERE id = :id AND owner_id = :owner FOR UPDATE").bindparams(
+    bindparam("id", type_=PG_UUID)
 )
 
 _CANCEL = text(
@@ -257,8 +261,14 @@ async def get_key_or_none(
 
 
 async def cancel(database: Database, owner: str, job_id: UUID) -> Moved | None:
-    """Cancel a waiting job, or ask the worker of a running one; None where there is nothing to cancel."""
-    row = await database.fetch_one(_CANCEL, {"id": job_id, "owner": owner})
+    """Cancel a waiting job, or ask the worker of a running one; None where there is nothing to cancel.
+
+    The row is locked first. Its worker may be placing an order and giving the job back at this moment: a
+    statement that waited for that would still look for open orders with its old snapshot, and find none.
+    """
+    async with database.begin() as connection:
+        await connection.execute(_LOCK_JOB, {"id": job_id, "owner": owner})
+        row = (await connection.execute(_CANCEL, {"id": job_id, "owner": owner})).first()
     return None if row is None else Moved(Status(row.status), row.queue)
 
 

@@ -10,8 +10,9 @@ the same heads both lock the same few rows, and most claims come back empty whil
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -20,8 +21,9 @@ from sqlalchemy import Text, bindparam, text
 from sqlalchemy.dialects.postgresql import ARRAY, DOUBLE_PRECISION, JSONB, UUID as PG_UUID
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from fleek.core.errors import DatabaseUnavailable
 from fleek.core.job import JobView
-from fleek.db.session import Database
+from fleek.db.session import Database, LockTimeoutError
 from fleek.providers.base import Handle
 
 _CLAIM = (
@@ -82,9 +84,9 @@ new_work AS MATERIALIZED (
         WHERE status = 'in_queue' AND queue = :queue
           AND jobs.model = ordered.model AND jobs.owner_id = ordered.owner_id
           AND NOT resuming AND available_at <= statement_timestamp()
-        ORDER BY priority DESC, available_at, id LIMIT :new_slots FOR UPDATE SKIP LOCKED
+        ORDER BY priority DESC, available_at, id LIMIT :slots FOR UPDATE SKIP LOCKED
     ) AS due
-    LIMIT least(:new_slots, :slots - (SELECT count(*) FROM resumed))
+    LIMIT :slots - (SELECT count(*) FROM resumed)
 ),
 picked AS (
     SELECT id, 'resumed' AS kind FROM resumed UNION ALL SELECT id, 'claimed' FROM new_work
@@ -120,7 +122,7 @@ SELECT
     (
         SELECT jsonb_agg(jsonb_build_object(
             'ordinal', ordinal, 'first_index', first_index, 'count', count,
-            'handle_id', handle_id, 'handle', handle
+            'handle_id', handle_id, 'handle', handle, 'intent_at', intent_at
         ) ORDER BY ordinal)
         FROM submissions WHERE submissions.job_id = claimed.id AND resolved_at IS NULL
     ) AS open_orders
@@ -138,15 +140,27 @@ JOIN job_requests ON job_requests.job_id = claimed.id
     .columns(parameters=JSONB, input=JSONB, media_ids=ARRAY(PG_UUID), open_orders=JSONB)
 )
 
-_IS_WORK_DUE = text(
+# The models of a queue that have due work: from one to the next by the index, never over all jobs.
+_LIST_DUE = text(
     """
-SELECT EXISTS (
+WITH RECURSIVE waiting (model) AS (
+    (SELECT model FROM jobs WHERE status = 'in_queue' AND queue = :queue ORDER BY model LIMIT 1)
+    UNION ALL
+    SELECT (
+        SELECT jobs.model FROM jobs
+        WHERE status = 'in_queue' AND queue = :queue AND jobs.model > waiting.model
+        ORDER BY jobs.model LIMIT 1
+    )
+    FROM waiting WHERE waiting.model IS NOT NULL
+)
+SELECT model FROM waiting
+WHERE EXISTS (
     SELECT FROM jobs
-    WHERE status = 'in_queue' AND queue = :queue AND model = ANY (CAST(:models AS text[]))
+    WHERE status = 'in_queue' AND queue = :queue AND jobs.model = waiting.model
       AND available_at <= statement_timestamp()
 )
 """
-).bindparams(bindparam("models", type_=ARRAY(Text)))
+)
 
 _LOCK_MODEL = text("SELECT pg_advisory_xact_lock(hashtextextended('fleek model ' || :model, 0))")
 _COUNT_RUNNING = text("SELECT count(*) FROM jobs WHERE status = 'processing' AND model = :model")
@@ -172,6 +186,7 @@ class OpenOrder:
     count: int
     handle: Handle | None
     """None: the intent was written, and what came of it is not known."""
+    intent_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,37 +210,83 @@ class ClaimedJob:
     open_orders: tuple[OpenOrder, ...] = field(default=())
 
 
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What one call of `claim` asks for."""
+
+    queue: str
+    slots: int
+    models: Sequence[ServedModel]
+    """Those whose resuming jobs are taken; each statement says whose new ones."""
+    celery_task_id: str | None
+
+
 class Claimer:
     """Takes due jobs of one queue for one worker process."""
 
     def __init__(
-        self, database: Database, *, worker: str, lease: timedelta, models: Sequence[ServedModel]
+        self,
+        database: Database,
+        *,
+        worker: str,
+        lease: timedelta,
+        models: Sequence[ServedModel],
+        serve: Callable[[str], ServedModel | None] | None = None,
     ) -> None:
+        """`serve` says of a model beside `models` whether it is served here too; None: none is."""
         self._database = database
         self._worker = worker
         self._lease = lease
-        self._models = tuple(models)
+        self._models = {model.name: model for model in models}
+        self._serve = serve
+        self._has_caps = any(model.max_concurrency is not None for model in models)
 
     async def claim(self, queue: str, slots: int, *, celery_task_id: str | None = None) -> list[ClaimedJob]:
         """At most `slots` due jobs of `queue`, now under this process's lease."""
-        uncapped = [model for model in self._models if model.max_concurrency is None]
-        async with self._database.connect() as connection:
-            parameters = self._parameters(queue, slots, slots, uncapped, celery_task_id)
-            claimed = await _run_claim(connection, parameters)
-        for model in self._models:
-            if model.max_concurrency is not None and len(claimed) < slots:
-                claimed += await self._claim_capped(queue, slots - len(claimed), model, celery_task_id)
+        is_simple = self._serve is None and not self._has_caps
+        models = tuple(self._models.values()) if is_simple else await self._list_due(queue)
+        wanted = _Wanted(queue, slots, models, celery_task_id)
+        claimed: list[ClaimedJob] = []
+        failure: DatabaseUnavailable | None = None
+        for new in _turns(models):
+            try:
+                claimed += await self._claim_new(replace(wanted, slots=slots - len(claimed)), new)
+            except LockTimeoutError as error:
+                # The model's cap is being counted elsewhere, for long: the others need not wait for that.
+                failure = error
+            except DatabaseUnavailable as error:
+                failure = error
+                break
+            if len(claimed) >= slots:
+                break
+        if failure is not None and not claimed:
+            raise failure
+        # What was claimed is leased to this process: without it nobody would run it for a while.
         return claimed
 
     async def is_work_due(self, queue: str) -> bool:
         """Whether any due job of `queue` waits for a model that is served here."""
-        names = [model.name for model in self._models]
-        row = await self._database.fetch_one(_IS_WORK_DUE, {"queue": queue, "models": names})
-        return bool(row[0])
+        return bool(await self._list_due(queue))
 
-    async def _claim_capped(
-        self, queue: str, slots: int, model: ServedModel, celery_task_id: str | None
-    ) -> list[ClaimedJob]:
+    async def _list_due(self, queue: str) -> tuple[ServedModel, ...]:
+        """The models with due work, as far as they are served here."""
+        rows = await self._database.fetch_all(_LIST_DUE, {"queue": queue})
+        found = (self._find(row.model) for row in rows)
+        return tuple(model for model in found if model is not None)
+
+    def _find(self, name: str) -> ServedModel | None:
+        if name in self._models or self._serve is None:
+            return self._models.get(name)
+        return self._serve(name)
+
+    async def _claim_new(self, wanted: _Wanted, new: Sequence[ServedModel]) -> list[ClaimedJob]:
+        """New work of one turn, and whatever resumes."""
+        if len(new) == 1 and new[0].max_concurrency is not None:
+            return await self._claim_capped(wanted, new[0], new[0].max_concurrency)
+        async with self._database.connect() as connection:
+            return await _run_claim(connection, self._parameters(wanted, new))
+
+    async def _claim_capped(self, wanted: _Wanted, model: ServedModel, cap: int) -> list[ClaimedJob]:
         """New work of one capped model.
 
         Counting and claiming are one step under the model's lock: two workers that count at once would
@@ -234,26 +295,37 @@ class Claimer:
         async with self._database.begin() as connection:
             await connection.execute(_LOCK_MODEL, {"model": model.name})
             running = (await connection.execute(_COUNT_RUNNING, {"model": model.name})).scalar_one()
-            free = min(slots, (model.max_concurrency or 0) - int(running))
+            free = min(wanted.slots, cap - int(running))
             if free <= 0:
                 return []
-            return await _run_claim(connection, self._parameters(queue, free, free, [model], celery_task_id))
+            # What resumes takes of the free places too: new jobs must not come on top of it.
+            return await _run_claim(connection, self._parameters(replace(wanted, slots=free), [model]))
 
-    def _parameters(
-        self, queue: str, slots: int, new_slots: int, new: Sequence[ServedModel], celery_task_id: str | None
-    ) -> dict[str, Any]:
+    def _parameters(self, wanted: _Wanted, new: Sequence[ServedModel]) -> dict[str, Any]:
         return {
-            "queue": queue,
-            "slots": slots,
-            "new_slots": new_slots,
-            "models": [model.name for model in self._models],
-            "timeouts": [model.attempt_timeout.total_seconds() for model in self._models],
+            "queue": wanted.queue,
+            "slots": wanted.slots,
+            "models": [model.name for model in wanted.models],
+            "timeouts": [model.attempt_timeout.total_seconds() for model in wanted.models],
             "new_models": [model.name for model in new],
             "new_providers": [model.provider for model in new],
             "lease": self._lease,
             "worker": self._worker,
-            "celery_task_id": celery_task_id,
+            "celery_task_id": wanted.celery_task_id,
         }
+
+
+def _turns(models: Sequence[ServedModel]) -> list[list[ServedModel]]:
+    """Whose new work is claimed one after the other: all uncapped models at once, each capped one alone.
+
+    In a random order: where slots are few, a backlog of those that always came first would starve the rest.
+    The uncapped turn is there even when it is empty, for jobs that resume while every cap is reached.
+    """
+    if not models:
+        return []
+    uncapped = [model for model in models if model.max_concurrency is None]
+    turns = [uncapped, *([model] for model in models if model.max_concurrency is not None)]
+    return random.sample(turns, len(turns))
 
 
 async def _run_claim(connection: AsyncConnection, parameters: dict[str, Any]) -> list[ClaimedJob]:
@@ -280,4 +352,5 @@ def _to_claimed(row: Any) -> ClaimedJob:  # noqa: ANN401  a row of _CLAIM
 
 def _to_order(order: dict[str, Any]) -> OpenOrder:
     handle = None if order["handle_id"] is None else Handle(order["handle_id"], order["handle"])
-    return OpenOrder(order["ordinal"], order["first_index"], order["count"], handle)
+    intent_at = datetime.fromisoformat(order["intent_at"])
+    return OpenOrder(order["ordinal"], order["first_index"], order["count"], handle, intent_at)

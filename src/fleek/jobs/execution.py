@@ -7,11 +7,13 @@ wrong becomes one decision of `core.job`, applied once.
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from typing import Any
 
 import structlog
 
@@ -23,12 +25,12 @@ from fleek.db.session import Database
 from fleek.jobs import transitions
 from fleek.jobs.claim import ClaimedJob
 from fleek.jobs.keeper import LeaseKeeper, Stop
-from fleek.jobs.orders import DeadlinePassedError, Orders
+from fleek.jobs.orders import DeadlinePassedError, OrderLimits, Orders
 from fleek.jobs.persistence import persistently
 from fleek.jobs.transitions import StoredMedia
 from fleek.media.images import ImageWorker
 from fleek.media.outputs import StoredOutput, store_output
-from fleek.providers.base import BytesOutput, Done, Output
+from fleek.providers.base import BytesOutput, Output
 from fleek.providers.registry import Model
 from fleek.queue.base import Announcement, PubSub
 from fleek.storage.base import ObjectStorage, StorageError
@@ -52,6 +54,7 @@ class Workshop:
     max_output_bytes: int
     on_due: Callable[[timedelta], None]
     """Told when a job of this process will be due again."""
+    order_limits: OrderLimits = field(default_factory=OrderLimits)
 
 
 class Execution:
@@ -61,7 +64,15 @@ class Execution:
         self._job = job
         self._model = model
         self._shop = workshop
-        self._orders = Orders(workshop.database, job, model, self._report_progress)
+        self._orders = Orders(
+            workshop.database,
+            job,
+            model,
+            self._report_progress,
+            lease=workshop.keeper.lease,
+            limits=workshop.order_limits,
+        )
+        self._result_waits = False
         self._task: asyncio.Task[None] | None = None
         self._stop = Stop.CANCEL if job.cancel_requested else None
         self._ending = False
@@ -104,14 +115,27 @@ class Execution:
         limit = (self._job.run_deadline_at - self._job.claimed_at).total_seconds()
         try:
             async with asyncio.timeout(limit):
-                done = await self._orders.obtain()
-                media = [await self._store(index, output) for index, output in enumerate(done.outputs)]
+                media, metrics = await self._produce()
         except TimeoutError:
             message = f"The attempt took longer than {limit:.0f} seconds"
             raise ProviderError(ProviderErrorKind.TIMEOUT, message) from None
-        await self._finish(media, done)
+        await self._finish(media, metrics)
 
-    async def _store(self, index: int, output: Output) -> StoredMedia:
+    async def _produce(self) -> tuple[list[StoredMedia], dict[str, Any]]:
+        """Obtain and store, order by order; what the provider measured comes along."""
+        media: list[StoredMedia] = []
+        metrics: list[dict[str, Any]] = []
+        for request in self._orders.requests():
+            done = await self._orders.fulfil(request)
+            self._result_waits = True
+            for offset, output in enumerate(done.outputs):
+                seed = self._orders.seed(request.first_index + offset)
+                media.append(await self._store(len(media), seed, output))
+            metrics.append(dict(done.metrics))
+            self._result_waits = False
+        return media, metrics[0] if len(metrics) == 1 else {"orders": metrics}
+
+    async def _store(self, index: int, seed: int, output: Output) -> StoredMedia:
         ids = self._job.media_ids
         media_id = ids[index] if index < len(ids) else new_id()
 
@@ -122,7 +146,7 @@ class Execution:
         return StoredMedia(
             id=media_id,
             index=index,
-            seed=self._orders.seed(index),
+            seed=seed,
             key=stored.key,
             content_type=stored.content_type,
             size_bytes=stored.size_bytes,
@@ -155,17 +179,23 @@ class Execution:
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PUT_PAUSE)
 
-    async def _finish(self, media: list[StoredMedia], done: Done) -> None:
+    async def _finish(self, media: list[StoredMedia], measured: dict[str, Any]) -> None:
         self._leave()
         job, database = self._job, self._shop.database
-        metrics = {**done.metrics, "seconds": round(self._orders.now().total_seconds(), 4)}
+        metrics = {**measured, "seconds": round(self._orders.now().total_seconds(), 4)}
+        costs = self._orders.costs
         finished = await persistently(
-            lambda: transitions.finish(database, job.id, job.fence, media, metrics=metrics, cost=done.cost)
+            lambda: transitions.finish(database, job.id, job.fence, media, metrics=metrics, costs=costs)
         )
-        if not finished:
+        if not finished and await self._outcome() is not core.Status.COMPLETED:
             raise LeaseLost
         self._shop.pubsub.announce(Announcement(job.id))
         self._log.debug("job_completed", seconds=metrics["seconds"])
+
+    async def _outcome(self) -> core.Status | None:
+        """What this claim led to, when a change of ours found nothing left to change."""
+        job, database = self._job, self._shop.database
+        return await persistently(lambda: transitions.get_outcome_or_none(database, job.id, job.fence))
 
     async def _after_stop(self, why: Stop) -> None:
         """Told to stop: cancel, give back, or let go."""
@@ -183,7 +213,11 @@ class Execution:
             return
         now = self._job.claimed_at + self._orders.now()
         jitter = random.random()  # noqa: S311  jitter, no secret
-        transition = core.decide_after_error(self._job.view, error, now, jitter)
+        view = replace(self._job.view, result_waits=self._result_waits)
+        transition = core.decide_after_error(view, error, now, jitter)
+        if transition.status is core.Status.ERROR:
+            # Nobody will come back for what is still open: it need not go on, and cost.
+            await self._orders.cancel()
         if not isinstance(error, FleekError):
             self._log.error("attempt_crashed", exc_info=error)
         await self._settle(transition)
@@ -195,6 +229,7 @@ class Execution:
         status = await persistently(
             lambda: transitions.apply(database, job.id, job.fence, transition, provider=provider)
         )
+        status = status or await self._outcome()
         if status is None:
             self._log.warning("lease_lost")
             return
@@ -210,6 +245,8 @@ class Execution:
 
     def _report_progress(self, fraction: float) -> None:
         """Keep the progress for the next renewal, and tell waiters now and then."""
+        if not math.isfinite(fraction):
+            return
         self.progress = min(max(fraction, self.progress or 0.0), 1.0)
         now = time.monotonic()
         if now - self._announced >= _PROGRESS_SPACING:

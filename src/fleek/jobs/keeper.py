@@ -74,7 +74,8 @@ class LeaseKeeper:
 
     def __init__(self, database: Database, *, lease: timedelta, interval: timedelta) -> None:
         self._database = database
-        self._lease = lease
+        self.lease = lease
+        """How long a renewal holds."""
         self._interval = interval.total_seconds()
         self._entries: dict[UUID, _Entry] = {}
 
@@ -100,6 +101,9 @@ class LeaseKeeper:
                 await self.run_once()
             except DatabaseUnavailable:
                 _log.warning("renewal_failed", jobs=len(self._entries))
+            except Exception:  # noqa: BLE001  see below
+                # One odd execution must not cost a whole process its leases; it is logged and tried again.
+                _log.exception("renewal_crashed", jobs=len(self._entries))
             await asyncio.sleep(_TICK)
 
     async def run_once(self) -> int:
@@ -109,7 +113,7 @@ class LeaseKeeper:
         if not due:
             return 0
         held = [Held(*entry.key, entry.execution.progress) for entry in due]
-        renewals = await leases.renew(self._database, held, self._lease)
+        renewals = await leases.renew(self._database, held, self.lease)
         for entry, one in zip(due, held, strict=True):
             self._note(entry, renewals[entry.key], one.progress)
         return sum(renewal.lease is Lease.RENEWED for renewal in renewals.values())

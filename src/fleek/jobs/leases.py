@@ -19,6 +19,8 @@ from sqlalchemy.dialects.postgresql import ARRAY, UUID as PG_UUID
 from fleek.core.job import JobView
 from fleek.db.session import Database
 
+_RESUMING_GRACE = timedelta(days=1)
+
 _RENEW = text(
     """
 WITH mine AS MATERIALIZED (
@@ -35,7 +37,7 @@ held AS MATERIALIZED (
 renewed AS (
     UPDATE jobs SET
         lease_expires_at = clock_timestamp() + :lease,
-        progress = coalesce(held.progress, jobs.progress)
+        progress = CASE WHEN held.progress BETWEEN 0 AND 1 THEN held.progress ELSE jobs.progress END
     FROM held WHERE jobs.id = held.id
     RETURNING jobs.id, jobs.fence
 )
@@ -78,15 +80,21 @@ _PASS_DEADLINES = text(
     """
 WITH due AS MATERIALIZED (
     SELECT id FROM jobs
-    WHERE status = 'in_queue' AND NOT resuming AND deadline_at <= statement_timestamp()
+    WHERE status = 'in_queue' AND deadline_at <= statement_timestamp() - CASE
+        WHEN resuming THEN CAST(:resuming_grace AS interval) ELSE interval '0'
+    END
     ORDER BY id LIMIT 1000 FOR UPDATE SKIP LOCKED
 ),
 moved AS (
     UPDATE jobs SET
-        status = 'error', reason = 'deadline_passed', finished_at = clock_timestamp(),
+        status = 'error', reason = 'deadline_passed', finished_at = clock_timestamp(), resuming = false,
         error_code = 'deadline_passed', error_message = :message, event_sequence = event_sequence + 1
     FROM due WHERE jobs.id = due.id
     RETURNING jobs.id, jobs.event_sequence
+),
+orders AS (
+    UPDATE submissions SET resolved_at = clock_timestamp(), resolution = 'ambiguous'
+    FROM moved WHERE submissions.job_id = moved.id AND resolved_at IS NULL
 ),
 event AS (
     INSERT INTO events (job_id, sequence, kind, data)
@@ -99,7 +107,7 @@ event AS (
 )
 SELECT id FROM moved
 """
-)
+).bindparams(bindparam("resuming_grace", type_=Interval(native=True)))
 
 # Looking for passed deadlines reads every waiting job, so one worker at a time does it.
 _TRY_LOCK = text("SELECT pg_try_advisory_xact_lock(hashtextextended('fleek deadlines', 0))")
@@ -179,11 +187,16 @@ async def list_expired(database: Database, grace: timedelta) -> list[ExpiredLeas
 
 
 async def end_past_deadline(database: Database, message: str) -> list[UUID]:
-    """End waiting jobs whose deadline passed; their ids. Empty when another worker is at it."""
+    """End waiting jobs whose deadline passed; their ids. Empty when another worker is at it.
+
+    A job that resumes is left to its worker for another day. Nobody serves its model any more when that has
+    passed, and what became of its orders is not known.
+    """
+    parameters = {"message": message, "resuming_grace": _RESUMING_GRACE}
     async with database.begin() as connection:
         if not (await connection.execute(_TRY_LOCK)).scalar_one():
             return []
-        return list((await connection.execute(_PASS_DEADLINES, {"message": message})).scalars())
+        return list((await connection.execute(_PASS_DEADLINES, parameters)).scalars())
 
 
 def _lease_of(row: Any) -> Lease:  # noqa: ANN401  a row of _RENEW

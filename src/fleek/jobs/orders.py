@@ -10,8 +10,12 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from decimal import Decimal
+
+import structlog
+from sqlalchemy.exc import IntegrityError
 
 from fleek.core.errors import ProviderError, ProviderErrorKind
 from fleek.core.media import DEFAULT_SIDE, MAX_SEED, OutputFormat
@@ -22,13 +26,27 @@ from fleek.jobs.persistence import persistently, shielded
 from fleek.providers.base import Accepted, AttemptContext, Done, GenerationRequest, Handle, Pending
 from fleek.providers.registry import Model
 
+_log = structlog.get_logger(__name__)
+
 _FIRST_POLL, _LONGEST_POLL = 0.5, 5.0
 _POLL_GROWTH = 1.5
+_LOST = "An order may have been placed, and its reply was never seen: check the provider's account"
 
 _ORDER_ENDED = frozenset(
     {ProviderErrorKind.PERMANENT_INPUT, ProviderErrorKind.PERMANENT_POLICY, ProviderErrorKind.PROVIDER_BUG}
 )
 """What a poll raises when the order itself failed; every other error is trouble on the way to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class OrderLimits:
+    """How long the parts of an order may take."""
+
+    create: timedelta = timedelta(seconds=20)
+    """After this the create of a backend with handles counts as lost: those answer at once."""
+    cancel: timedelta = timedelta(seconds=5)
+    reconcile: timedelta = timedelta(seconds=120)
+    """After its intent, before a job whose order was not found is given up as ambiguous."""
 
 
 class DeadlinePassedError(Exception):
@@ -38,31 +56,32 @@ class DeadlinePassedError(Exception):
 class Orders:
     """The orders of one attempt."""
 
-    def __init__(
-        self, database: Database, job: ClaimedJob, model: Model, report_progress: Callable[[float], None]
+    def __init__(  # noqa: PLR0913  the claim, and what its orders are placed and told with
+        self,
+        database: Database,
+        job: ClaimedJob,
+        model: Model,
+        report_progress: Callable[[float], None],
+        *,
+        lease: timedelta,
+        limits: OrderLimits,
     ) -> None:
         self._database = database
+        self._lease = lease
+        self._limits = limits
         self._job = job
         self._model = model
         self._provider = model.provider
         self._report_progress = report_progress
         self._claimed = time.monotonic()
         self._handles = {o.ordinal: o.handle for o in job.open_orders if o.handle is not None}
-
-    async def obtain(self) -> Done:
-        """The outputs of all orders, in the order of their indexes."""
-        parts = [await self._fulfil(request) for request in self._requests()]
-        costs = [part.cost for part in parts if part.cost is not None]
-        return Done(
-            outputs=tuple(output for part in parts for output in part.outputs),
-            metrics=parts[0].metrics if len(parts) == 1 else {"orders": [dict(p.metrics) for p in parts]},
-            cost=sum(costs, start=Decimal(0)) if costs else None,
-        )
+        self.costs: dict[int, Decimal] = {}
+        """US dollars by the ordinal of an order, as far as the provider said."""
 
     async def cancel(self) -> None:
-        """Ask the provider to stop whatever is still open. Best effort."""
+        """Ask the provider to stop whatever is still open."""
         for handle in self._handles.values():
-            await self._provider.cancel(handle)
+            await self._cancel(handle)
 
     def now(self) -> timedelta:
         """How long ago the job was claimed; with the claim's time this is the database's clock."""
@@ -72,13 +91,14 @@ class Orders:
         """The seed of one output."""
         return int((self._job.parameters["seed"] + index) % (MAX_SEED + 1))
 
-    def _requests(self) -> Iterator[GenerationRequest]:
+    def requests(self) -> Iterator[GenerationRequest]:
         """The job as orders of at most `max_outputs` each; an open order keeps its own cut."""
         step = self._provider.capabilities.max_outputs
         cuts = {order.first_index: order.count for order in self._job.open_orders}
         index = 0
         while index < self._job.n:
-            count = cuts.get(index, min(step, self._job.n - index))
+            next_cut = min((first for first in cuts if first > index), default=self._job.n)
+            count = cuts.get(index, min(step, next_cut - index))
             yield self._request(index, count)
             index += count
 
@@ -93,41 +113,54 @@ class Orders:
             count=count,
             width=parameters["width"] or DEFAULT_SIDE,
             height=parameters["height"] or DEFAULT_SIDE,
+            size_asked=parameters["width"] is not None,
             negative_prompt=parameters["negative_prompt"],
             output_format=OutputFormat(parameters["output_format"]),
             input=self._job.input,
         )
 
-    async def _fulfil(self, request: GenerationRequest) -> Done:
+    async def fulfil(self, request: GenerationRequest) -> Done:
         """One order: resumed where it is open, else placed now."""
         for order in self._job.open_orders:
             if order.first_index == request.first_index:
-                return await self._resume(order)
+                return await self._resume(order, request)
         if self._is_past_deadline():
             raise DeadlinePassedError
         capabilities = self._provider.capabilities
         if not (capabilities.paid or capabilities.resumable):
             return _expect_done(await self._provider.submit(request, self._context()))
-        return await self._place(request)
+        order, reply = await shielded(self._place(request))
+        if isinstance(reply, Done):
+            return await self._delivered(order, reply)
+        if reply is None:
+            return await self._resume(order, request)
+        return await self._poll_on(order, reply.handle)
 
-    async def _place(self, request: GenerationRequest) -> Done:
-        order = await submissions.intend(
-            self._database, self._job.id, self._job.fence, request, self._provider.name
+    async def _place(self, request: GenerationRequest) -> tuple[OpenOrder, Accepted | Done | None]:
+        """Intent, create, handle: one section that nothing interrupts. None: the reply was lost."""
+        job, provider = self._job, self._provider.name
+        order = await persistently(
+            lambda: submissions.intend(self._database, job.id, job.fence, request, provider, self._lease)
         )
-        reply = await shielded(self._create_and_record(order, request))
-        return reply if isinstance(reply, Done) else await self._await_result(order, reply.handle)
-
-    async def _create_and_record(self, order: OpenOrder, request: GenerationRequest) -> Accepted | Done:
-        """The create and the writing of its handle: one section that nothing interrupts."""
         try:
-            reply = await self._provider.submit(request, self._context())
+            async with asyncio.timeout(self._create_timeout()):
+                reply = await self._provider.submit(request, self._context())
+        except TimeoutError:
+            return order, None
         except ProviderError as error:
-            if error.kind is not ProviderErrorKind.AMBIGUOUS:
-                await self._resolve(order, "rejected")
+            if error.kind is ProviderErrorKind.AMBIGUOUS:
+                return order, None
+            await self._resolve(order, "rejected")
             raise
         if isinstance(reply, Accepted):
             await self._record(order, reply.handle)
-        return reply
+        return order, reply
+
+    def _create_timeout(self) -> float:
+        """Seconds. A backend that answers with its outputs may take the whole attempt for it."""
+        if self._provider.capabilities.resumable:
+            return self._limits.create.total_seconds()
+        return (self._job.run_deadline_at - self._time()).total_seconds()
 
     async def _record(self, order: OpenOrder, handle: Handle) -> None:
         self._handles[order.ordinal] = handle
@@ -137,58 +170,119 @@ class Orders:
         )
 
     async def _resolve(self, order: OpenOrder, resolution: str) -> None:
+        self._handles.pop(order.ordinal, None)
         await persistently(
             lambda: submissions.resolve(self._database, self._job.id, order.ordinal, resolution)
         )
 
-    async def _resume(self, order: OpenOrder) -> Done:
-        if order.handle is None:
-            raise ProviderError(
-                ProviderErrorKind.AMBIGUOUS,
-                "An order may have been placed, and its reply was never seen: check the provider's account",
-            )
-        return await self._await_result(order, order.handle)
+    async def _resume(self, order: OpenOrder, request: GenerationRequest) -> Done:
+        handle = order.handle if order.handle is not None else await self._reconcile(order, request)
+        return await self._poll_on(order, handle)
 
-    async def _await_result(self, order: OpenOrder, handle: Handle) -> Done:
+    async def _reconcile(self, order: OpenOrder, request: GenerationRequest) -> Handle:
+        """Find out what came of an order whose reply was never seen, for a while.
+
+        Its first worker may still write the handle down, lease or not; or the provider knows exactly one
+        order that fits. Absence proves nothing, so an order that is not found is never placed again.
+        """
+        pause = _FIRST_POLL
+        while True:
+            handle = await submissions.get_handle_or_none(self._database, self._job.id, order.ordinal)
+            if handle is not None:
+                self._handles[order.ordinal] = handle
+                return handle
+            if await self._adopt(order, request):
+                continue
+            if self._time() >= order.intent_at + self._limits.reconcile:
+                raise ProviderError(ProviderErrorKind.AMBIGUOUS, _LOST)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, _LONGEST_POLL)
+
+    async def _adopt(self, order: OpenOrder, request: GenerationRequest) -> bool:
+        """Take over the one order at the provider that fits; not one that another submission owns."""
+        if not self._provider.capabilities.lookup:
+            return False
+        try:
+            found = await self._provider.find(request, self._context(order.intent_at))
+            if found is not None:
+                await self._record(order, found)
+        except ProviderError as error:
+            _log.warning("lookup_failed", job_id=str(self._job.id), error=error.message)
+            return False
+        except IntegrityError:
+            _log.warning("lookup_found_another_order", job_id=str(self._job.id))
+            return False
+        return found is not None
+
+    async def _poll_on(self, order: OpenOrder, handle: Handle) -> Done:
         """Poll, at a growing interval, until the order has ended."""
         pause = _FIRST_POLL
         while True:
             reply = await self._poll(order, handle)
             if isinstance(reply, Done):
-                return reply
+                return await self._delivered(order, reply)
             if reply.progress is not None:
                 self._report_progress(reply.progress)
             if self._is_past_deadline():
-                await self._provider.cancel(handle)
+                await self._cancel(handle)
                 raise DeadlinePassedError
             wanted = reply.poll_after.total_seconds() if reply.poll_after is not None else pause
             await asyncio.sleep(wanted * random.uniform(0.8, 1.2))  # noqa: S311  jitter, no secret
             pause = min(pause * _POLL_GROWTH, _LONGEST_POLL)
+
+    async def _cancel(self, handle: Handle) -> None:
+        """Best effort: a provider that fails at this, or never answers, does not keep the job from ending."""
+        try:
+            async with asyncio.timeout(self._limits.cancel.total_seconds()):
+                await self._provider.cancel(handle)
+        except Exception as error:  # noqa: BLE001  the port forbids it; the job must end all the same
+            _log.warning("cancel_failed", job_id=str(self._job.id), error=type(error).__name__)
 
     async def _poll(self, order: OpenOrder, handle: Handle) -> Pending | Done:
         """One poll. An order that ended badly is resolved; trouble on the way leaves it open."""
         try:
             return await self._provider.poll(handle, self._context())
         except ProviderError as error:
-            if error.kind in _ORDER_ENDED:
+            if error.ends_order or error.kind in _ORDER_ENDED:
                 await self._resolve(order, "failed")
             raise
 
-    def _is_past_deadline(self) -> bool:
-        return self._job.claimed_at + self.now() >= self._job.view.deadline_at
+    async def _delivered(self, order: OpenOrder, done: Done) -> Done:
+        """Note what a finished order cost. One without outputs has failed: asking again cannot help."""
+        if not done.outputs:
+            await self._resolve(order, "failed")
+            raise _no_outputs()
+        if done.cost is not None:
+            self.costs[order.ordinal] = done.cost
+        return done
 
-    def _context(self) -> AttemptContext:
+    def _time(self) -> datetime:
+        """The database's time: that of the claim, and what has passed since."""
+        return self._job.claimed_at + self.now()
+
+    def _is_past_deadline(self) -> bool:
+        return self._time() >= self._job.view.deadline_at
+
+    def _context(self, intent_at: datetime | None = None) -> AttemptContext:
         return AttemptContext(
             job_id=self._job.id,
             number=self._job.fence,
             failures=self._job.view.failures,
             deadline=self._job.run_deadline_at,
+            time_left=max(self._job.view.deadline_at - self._time(), timedelta(0)),
             report_progress=self._report_progress,
+            intent_at=intent_at,
         )
 
 
 def _expect_done(reply: Accepted | Done) -> Done:
-    if isinstance(reply, Done):
-        return reply
-    message = "A provider that is not resumable must answer with its outputs"
-    raise ProviderError(ProviderErrorKind.PROVIDER_BUG, message)
+    if not isinstance(reply, Done):
+        message = "A provider that is not resumable must answer with its outputs"
+        raise ProviderError(ProviderErrorKind.PROVIDER_BUG, message)
+    if not reply.outputs:
+        raise _no_outputs()
+    return reply
+
+
+def _no_outputs() -> ProviderError:
+    return ProviderError(ProviderErrorKind.PROVIDER_BUG, "The provider answered without any output")

@@ -75,7 +75,11 @@ class JobService:
         job = _new_job(owner, request, model)
         at = await changes.accept(self._database, job, idempotency)
         if at is None and idempotency is not None:
-            return await self._replay(owner, "generate", idempotency, urls)
+            replay = await self._replay_or_none(owner, "generate", idempotency, urls)
+            if replay is None:
+                # The job was deleted between the two statements, and its key with it.
+                raise IdempotencyInFlight
+            return replay
         if at is None:
             message = "an insert without a key gave no row"
             raise RuntimeError(message)
@@ -133,12 +137,14 @@ class JobService:
         idempotency: Idempotency | None = None,
     ) -> Accepted:
         """Start a new chain of attempts for a job that ended in error or was canceled."""
+        operation = changes.retry_operation(job_id)
+        if replay := await self._replay_or_none(owner, operation, idempotency, urls):
+            # What the first request with the key has led to since must not make its repetition fail.
+            return replay
         await self._refuse_second_payment(owner, job_id, request.max_paid_submissions)
         moved = await changes.retry(self._database, owner, job_id, idempotency)
-        if moved is None and idempotency is not None:
-            operation = changes.retry_operation(job_id)
-            if await changes.get_key_or_none(self._database, owner, operation, idempotency.key):
-                return await self._replay(owner, operation, idempotency, urls)
+        if moved is None and (replay := await self._replay_or_none(owner, operation, idempotency, urls)):
+            return replay
         job = await self.get(owner, job_id, urls)
         if moved is None:
             raise JobNotRetryable
@@ -154,12 +160,15 @@ class JobService:
             raise JobNotFinished
         await self._delete_objects(keys)
 
-    async def _replay(self, owner: str, operation: str, idempotency: Idempotency, urls: Urls) -> Accepted:
+    async def _replay_or_none(
+        self, owner: str, operation: str, idempotency: Idempotency | None, urls: Urls
+    ) -> Accepted | None:
         """The answer to a key that was used before: the job as it is now."""
+        if idempotency is None:
+            return None
         used = await changes.get_key_or_none(self._database, owner, operation, idempotency.key)
         if used is None:
-            # The job was deleted between the two statements, and its key with it.
-            raise IdempotencyInFlight
+            return None
         fingerprint, job_id = used
         if fingerprint != idempotency.fingerprint:
             raise IdempotencyMismatch

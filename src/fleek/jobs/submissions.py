@@ -7,32 +7,49 @@ worker that has lost its lease meanwhile, since losing what was just paid for wo
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from pydantic_core import to_json
-from sqlalchemy import BigInteger, Text, bindparam, text
-from sqlalchemy.dialects.postgresql import UUID as PG_UUID
+from sqlalchemy import BigInteger, Interval, Text, bindparam, text
+from sqlalchemy.dialects.postgresql import JSONB, UUID as PG_UUID
 
 from fleek.core.canonical import fingerprint
 from fleek.core.errors import LeaseLost
 from fleek.db.session import Database
+from fleek.db.values import storable_json
 from fleek.jobs.claim import OpenOrder
 from fleek.providers.base import GenerationRequest, Handle
 
+# The lease is renewed in the same step: a create is never begun on one that is about to end. Repeating the
+# statement finds the intent that it wrote before, so a commit whose answer was lost leaves no second one.
 _INTEND = text(
     """
 WITH mine AS (
-    SELECT id FROM jobs WHERE id = :id AND fence = :fence AND status = 'processing' FOR UPDATE
+    UPDATE jobs SET lease_expires_at = clock_timestamp() + :lease
+    WHERE id = :id AND fence = :fence AND status = 'processing'
+    RETURNING id
 )
 INSERT INTO submissions (job_id, ordinal, first_index, count, provider, model_ref, request_hash, seed)
 SELECT
     id, 1 + (SELECT coalesce(max(ordinal), 0) FROM submissions WHERE job_id = :id),
     :first_index, :count, :provider, :model_ref, :request_hash, :seed
 FROM mine
-RETURNING ordinal
+ON CONFLICT (job_id, first_index) WHERE resolved_at IS NULL DO UPDATE SET seed = excluded.seed
+RETURNING ordinal, intent_at
 """
-).bindparams(bindparam("id", type_=PG_UUID), bindparam("seed", type_=BigInteger))
+).bindparams(
+    bindparam("id", type_=PG_UUID),
+    bindparam("seed", type_=BigInteger),
+    bindparam("lease", type_=Interval(native=True)),
+)
+
+_GET_HANDLE = text(
+    """
+SELECT handle_id, handle FROM submissions
+WHERE job_id = :id AND ordinal = :ordinal AND handle IS NOT NULL
+"""
+).columns(handle=JSONB)
 
 _RECORD = text(
     """
@@ -61,15 +78,21 @@ WHERE job_id = :id AND ordinal = :ordinal AND resolved_at IS NULL
 ).bindparams(bindparam("id", type_=PG_UUID))
 
 
-async def intend(
-    database: Database, job_id: UUID, fence: int, request: GenerationRequest, provider: str
+async def intend(  # noqa: PLR0913  the claim, its lease, and what is ordered where
+    database: Database,
+    job_id: UUID,
+    fence: int,
+    request: GenerationRequest,
+    provider: str,
+    lease: timedelta,
 ) -> OpenOrder:
-    """Commit the intent to order; raises LeaseLost where the job belongs to somebody else."""
+    """Commit the intent to order, and a whole lease with it; raises LeaseLost where the job is not ours."""
     row = await database.fetch_one(
         _INTEND,
         {
             "id": job_id,
             "fence": fence,
+            "lease": lease,
             "first_index": request.first_index,
             "count": request.count,
             "provider": provider,
@@ -80,7 +103,13 @@ async def intend(
     )
     if row is None:
         raise LeaseLost
-    return OpenOrder(row.ordinal, request.first_index, request.count, handle=None)
+    return OpenOrder(row.ordinal, request.first_index, request.count, None, row.intent_at)
+
+
+async def get_handle_or_none(database: Database, job_id: UUID, ordinal: int) -> Handle | None:
+    """The handle of an order, which its first worker may have written after losing the lease."""
+    row = await database.fetch_one(_GET_HANDLE, {"id": job_id, "ordinal": ordinal})
+    return None if row is None else Handle(row.handle_id, row.handle)
 
 
 async def record(database: Database, job_id: UUID, fence: int, ordinal: int, handle: Handle) -> None:
@@ -91,7 +120,7 @@ async def record(database: Database, job_id: UUID, fence: int, ordinal: int, han
             "id": job_id,
             "fence": fence,
             "ordinal": ordinal,
-            "handle": to_json(handle.data).decode(),
+            "handle": storable_json(handle.data),
             "handle_id": handle.id,
         },
     )

@@ -14,13 +14,13 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from pydantic_core import to_json
 from sqlalchemy import BigInteger, Integer, Interval, Numeric, Text, bindparam, text
 from sqlalchemy.dialects.postgresql import ARRAY, UUID as PG_UUID
 
 from fleek.core.events import EventKind
 from fleek.core.job import ErrorCode, JobError, Reason, Status, Transition
 from fleek.db.session import Database
+from fleek.db.values import storable_json, storable_text
 
 # A cancel request that came while the job ran is honoured by every way back to the queue, unless an
 # order is open: then the job goes back as `resuming`, and its next claim cancels at the provider.
@@ -41,8 +41,8 @@ WITH moved AS (
         failures = j.failures + :failures,
         deferrals = j.deferrals + :deferrals,
         crashes = j.crashes + :crashes,
-        error_code = :error_code,
-        error_message = :error_message,
+        error_code = CASE WHEN NOT {_ENDS_CANCELED} THEN :error_code END,
+        error_message = CASE WHEN NOT {_ENDS_CANCELED} THEN :error_message END,
         lease_expires_at = NULL,
         worker = NULL,
         progress = CASE WHEN :status = 'in_queue' THEN NULL ELSE j.progress END,
@@ -73,9 +73,7 @@ orders AS (
     UPDATE submissions SET
         resolved_at = clock_timestamp(),
         resolution = CASE
-            WHEN handle IS NULL THEN 'ambiguous'
-            WHEN moved.status = 'canceled' THEN 'canceled'
-            ELSE 'failed'
+            WHEN moved.status = 'canceled' AND handle IS NOT NULL THEN 'canceled' ELSE 'ambiguous'
         END
     FROM moved
     WHERE submissions.job_id = moved.id AND resolved_at IS NULL AND moved.status <> 'in_queue'
@@ -133,7 +131,12 @@ attempt AS (
 ),
 orders AS (
     UPDATE submissions SET
-        resolved_at = moved.finished_at, resolution = 'result', cost = coalesce(:cost, cost)
+        resolved_at = moved.finished_at, resolution = 'result',
+        cost = (
+            SELECT c.cost
+            FROM unnest(CAST(:ordinals AS int[]), CAST(:costs AS numeric[])) AS c (ordinal, cost)
+            WHERE c.ordinal = submissions.ordinal
+        )
     FROM moved WHERE submissions.job_id = moved.id AND resolved_at IS NULL
 ),
 surplus AS (
@@ -166,7 +169,8 @@ SELECT id FROM moved
 ).bindparams(
     bindparam("id", type_=PG_UUID),
     bindparam("metrics", type_=Text),
-    bindparam("cost", type_=Numeric(12, 6)),
+    bindparam("ordinals", type_=ARRAY(Integer)),
+    bindparam("costs", type_=ARRAY(Numeric(12, 6))),
     bindparam("ids", type_=ARRAY(PG_UUID)),
     bindparam("indexes", type_=ARRAY(Integer)),
     bindparam("seeds", type_=ARRAY(BigInteger)),
@@ -178,6 +182,10 @@ SELECT id FROM moved
     bindparam("hashes", type_=ARRAY(Text)),
     bindparam("thumbhashes", type_=ARRAY(Text)),
 )
+
+_LOCK_JOB = text("SELECT id FROM jobs WHERE id = :id FOR UPDATE").bindparams(bindparam("id", type_=PG_UUID))
+
+_GET_OUTCOME = text("SELECT status FROM jobs WHERE id = :id AND fence = :fence AND status <> 'processing'")
 
 _EVENT_OF_STATUS = {
     Status.ERROR: EventKind.FAILED,
@@ -216,27 +224,28 @@ async def apply(  # noqa: PLR0913  the claim, the change, and what is known of t
     A rescuer gives `only_if_abandoned`: the change then applies only while the lease is expired, or
     the attempt is past its own deadline by more than this. An owner that renewed late keeps its job.
     """
-    row = await database.fetch_one(
-        _APPLY,
-        {
-            "id": job_id,
-            "fence": fence,
-            "status": transition.status,
-            "reason": transition.reason,
-            "event": _event_of(transition),
-            "delay": transition.delay,
-            "failures": transition.failures,
-            "deferrals": transition.deferrals,
-            "crashes": transition.crashes,
-            "error_code": transition.error.code if transition.error else None,
-            "error_message": transition.error.message if transition.error else None,
-            "metrics": to_json(metrics).decode() if metrics is not None else None,
-            "data": to_json(_event_data(transition.error)).decode(),
-            "provider": provider,
-            "pause": transition.pause_lane,
-            "abandoned_grace": only_if_abandoned,
-        },
-    )
+    parameters = {
+        "id": job_id,
+        "fence": fence,
+        "status": transition.status,
+        "reason": transition.reason,
+        "event": _event_of(transition),
+        "delay": transition.delay,
+        "failures": transition.failures,
+        "deferrals": transition.deferrals,
+        "crashes": transition.crashes,
+        "error_code": transition.error.code if transition.error else None,
+        "error_message": storable_text(transition.error.message) if transition.error else None,
+        "metrics": storable_json(metrics) if metrics is not None else None,
+        "data": storable_json(_event_data(transition.error)),
+        "provider": provider,
+        "pause": transition.pause_lane,
+        "abandoned_grace": only_if_abandoned,
+    }
+    if only_if_abandoned is None:
+        row = await database.fetch_one(_APPLY, parameters)
+    else:
+        row = await _apply_under_lock(database, parameters)
     return None if row is None else Status(row.status)
 
 
@@ -247,17 +256,22 @@ async def finish(  # noqa: PLR0913  the claim, the results, and what is known of
     media: Sequence[StoredMedia],
     *,
     metrics: Mapping[str, Any],
-    cost: Decimal | None = None,
+    costs: Mapping[int, Decimal] | None = None,
 ) -> bool:
-    """Complete a job whose outputs are all stored; False where the lease was lost."""
+    """Complete a job whose outputs are all stored; False where the lease was lost.
+
+    `costs` has US dollars by the ordinal of an order, as far as the provider said.
+    """
+    costs = costs or {}
     row = await database.fetch_one(
         _FINISH,
         {
             "id": job_id,
             "fence": fence,
             "n": len(media),
-            "metrics": to_json(metrics).decode(),
-            "cost": cost,
+            "metrics": storable_json(metrics),
+            "ordinals": list(costs),
+            "costs": list(costs.values()),
             "ids": [one.id for one in media],
             "indexes": [one.index for one in media],
             "seeds": [one.seed for one in media],
@@ -271,6 +285,27 @@ async def finish(  # noqa: PLR0913  the claim, the results, and what is known of
         },
     )
     return row is not None
+
+
+async def get_outcome_or_none(database: Database, job_id: UUID, fence: int) -> Status | None:
+    """What the claim `fence` led to, where it has ended and no other claim followed.
+
+    For an owner whose own change came back with zero rows after the database was away: its first try may
+    have been committed without the answer being seen.
+    """
+    row = await database.fetch_one(_GET_OUTCOME, {"id": job_id, "fence": fence})
+    return None if row is None else Status(row.status)
+
+
+async def _apply_under_lock(database: Database, parameters: Mapping[str, Any]) -> Any:  # noqa: ANN401  a row
+    """Apply to a row that is locked first.
+
+    The job's owner may be placing an order at this moment. A statement that waited for the owner's lock
+    would still look with its old snapshot, and put the job back as if nothing had been ordered.
+    """
+    async with database.begin() as connection:
+        await connection.execute(_LOCK_JOB, {"id": parameters["id"]})
+        return (await connection.execute(_APPLY, parameters)).first()
 
 
 def _event_of(transition: Transition) -> EventKind:

@@ -88,11 +88,19 @@ class Waiters:
         self._seen: dict[UUID, _Facts | None] = {}
         self._sweep_now = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self.is_stopping = False
+        """The process ends: whoever waits should answer with what is known now."""
         pubsub.listen(self._on_announcement, self._sweep_now.set)
 
     async def start(self) -> None:
         """Begin to sweep, in the background."""
         self._task = asyncio.create_task(self._sweep_forever(), name="waiters-sweep")
+
+    def begin_stop(self) -> None:
+        """Wake everybody: nobody should wait any longer."""
+        self.is_stopping = True
+        for watches in self._watches.values():
+            _note(watches, Change.MOVED, None)
 
     async def aclose(self) -> None:
         """Stop sweeping; waiters that are left end by their own time limits."""
@@ -109,6 +117,10 @@ class Waiters:
             yield watch
         finally:
             self._forget(job_id, watch)
+
+    def count(self, job_id: UUID) -> int:
+        """How many wait for a job at this moment."""
+        return len(self._watches.get(job_id, ()))
 
     def _forget(self, job_id: UUID, watch: Watch) -> None:
         watches = self._watches[job_id]

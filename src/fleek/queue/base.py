@@ -20,7 +20,7 @@ _QUEUE_NAME = re.compile(QUEUE_NAME_PATTERN)
 
 def broker_queue(queue: str) -> str:
     """The broker's name for a queue of jobs."""
-    if _QUEUE_NAME.match(queue) is None:
+    if _QUEUE_NAME.fullmatch(queue) is None:
         message = "a queue's name is 1 to 63 of a-z, 0-9, - and _"
         raise ValueError(message)
     return f"fleek.{queue}"

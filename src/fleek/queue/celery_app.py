@@ -15,10 +15,7 @@ from urllib.parse import urlsplit
 
 import structlog
 from celery import Celery
-from celery.exceptions import CeleryError
 from kombu.entity import Queue
-from kombu.exceptions import KombuError
-from redis.exceptions import RedisError
 
 from fleek.queue.base import DEFAULT_QUEUE, WAKE_TASK, broker_queue
 
@@ -26,8 +23,13 @@ _log = structlog.get_logger(__name__)
 
 _SOCKET_TIMEOUT = 2.0
 """Seconds; without it a frozen broker blocks a publisher for ever."""
-_MIN_SPACING = 0.002
-"""Seconds between two publishes: a burst of submits becomes a few messages instead of one each."""
+_MIN_SPACING, _MAX_SPACING = 0.002, 0.01
+"""Seconds between two publishes, the more the longer wake-ups keep coming: a burst of submits becomes a few
+messages instead of one each, and the workers claim anyway while it lasts."""
+_MAX_WAITING = 100
+"""Wake-ups that may lie in the broker for one queue; more would bring no worker sooner."""
+_COUNT_INTERVAL = 1.0
+"""Seconds between two counts of a queue's waiting wake-ups."""
 _PAUSE_AFTER_ERROR = 1.0
 _CLOSE_TIMEOUT = 3.0
 
@@ -81,6 +83,8 @@ class CeleryWaker:
         self._pending: set[str] = set()
         self._changed = threading.Condition()
         self._closing = False
+        self._crowded: set[str] = set()
+        self._count_at: dict[str, float] = {}
         self._thread = threading.Thread(target=self._run, name="fleek-waker", daemon=True)
         self._thread.start()
 
@@ -98,10 +102,12 @@ class CeleryWaker:
         self._thread.join(_CLOSE_TIMEOUT)
 
     def _run(self) -> None:
+        spacing = _MIN_SPACING
         while (queues := self._take()) is not None:
             for queue in queues:
                 self._publish(queue)
-            time.sleep(_MIN_SPACING)
+            time.sleep(spacing)
+            spacing = min(spacing * 2, _MAX_SPACING) if self._pending else _MIN_SPACING
 
     def _take(self) -> set[str] | None:
         """The queues to wake; None at the end.
@@ -116,10 +122,32 @@ class CeleryWaker:
 
     def _publish(self, queue: str) -> None:
         try:
-            self._app.send_task(WAKE_TASK, args=[queue], queue=broker_queue(queue), retry=False)
-        except (CeleryError, KombuError, RedisError, OSError) as error:
+            with self._app.producer_or_acquire() as producer:
+                if queue in self._crowded:
+                    self._count(producer, queue)
+                if queue not in self._crowded:
+                    self._send(producer, queue)
+                    self._count(producer, queue)
+        except Exception as error:  # noqa: BLE001  whatever it is, the thread must live on for the next
             _log.warning("wake_up_failed", queue=queue, error=type(error).__name__)
             self._pause()
+
+    def _send(self, producer: Any, queue: str) -> None:  # noqa: ANN401  kombu is untyped
+        self._app.send_task(
+            WAKE_TASK, args=[queue], queue=broker_queue(queue), retry=False, producer=producer
+        )
+
+    def _count(self, producer: Any, queue: str) -> None:  # noqa: ANN401  kombu is untyped
+        """Note, now and then, whether wake-ups pile up because no worker takes them."""
+        now = time.monotonic()
+        if now < self._count_at.get(queue, now):
+            return
+        self._count_at[queue] = now + _COUNT_INTERVAL
+        waiting = producer.channel.queue_declare(broker_queue(queue)).message_count
+        if waiting > _MAX_WAITING:
+            self._crowded.add(queue)
+        else:
+            self._crowded.discard(queue)
 
     def _pause(self) -> None:
         """A broker that is away is not hammered; workers look by themselves every second meanwhile."""

@@ -14,6 +14,7 @@ from uuid import UUID
 import structlog
 from pydantic_core import from_json, to_json
 from redis.asyncio import Redis
+from redis.asyncio.client import PubSub
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
@@ -27,13 +28,15 @@ _TIMEOUT = 2.0
 _MAX_PENDING = 10_000
 _BATCH = 200
 _PAUSE_AFTER_ERROR = 1.0
-_LISTEN_TIMEOUT = 5.0
+_SILENCE = 10.0
 
 
 class RedisPubSub:
     """Sends and receives announcements in the background."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, silence: float = _SILENCE) -> None:
+        """`silence`: seconds after which a sign of life is asked for, and after which none came."""
+        self._silence = silence
         self._redis = Redis.from_url(
             url,
             socket_timeout=_TIMEOUT,
@@ -106,16 +109,28 @@ class RedisPubSub:
             await subscription.subscribe(_CHANNEL)
             for on_connect in self._on_connect:
                 on_connect()
-            while True:
-                message = await subscription.get_message(timeout=_LISTEN_TIMEOUT)
-                if message is not None:
+            await self._hear(subscription)
+
+    async def _hear(self, subscription: PubSub) -> None:
+        """Deliver messages; TimeoutError when the connection has gone silent, which no error would tell."""
+        is_asked = False
+        while True:
+            message = await subscription.get_message(timeout=self._silence)
+            if message is not None:
+                is_asked = False
+                if message["type"] == "message":
                     self._deliver(message["data"])
+            elif is_asked:
+                raise TimeoutError
+            else:
+                is_asked = True
+                await subscription.ping()
 
     def _deliver(self, payload: bytes) -> None:
         announcement = _decode(payload)
         if announcement is not None:
             for listener in self._listeners:
-                listener(announcement)
+                _call(listener, announcement)
 
 
 async def _persist(event: str, work: Callable[[], Awaitable[None]]) -> None:
@@ -128,6 +143,13 @@ async def _persist(event: str, work: Callable[[], Awaitable[None]]) -> None:
         await asyncio.sleep(_PAUSE_AFTER_ERROR)
 
 
+def _call(listener: Callable[[Announcement], None], announcement: Announcement) -> None:
+    try:
+        listener(announcement)
+    except Exception:  # noqa: BLE001  one listener's bug must not leave this process deaf
+        _log.exception("announcement_listener_failed")
+
+
 def _encode(announcement: Announcement) -> bytes:
     return to_json(
         {"job_id": announcement.job_id, "progress": announcement.progress, "cancel": announcement.cancel}
@@ -137,7 +159,11 @@ def _encode(announcement: Announcement) -> bytes:
 def _decode(payload: bytes) -> Announcement | None:
     """None for anything that is not ours: the channel is open to whoever reaches the broker."""
     try:
-        data = from_json(payload)
-        return Announcement(UUID(data["job_id"]), data.get("progress"), bool(data.get("cancel")))
-    except (ValueError, TypeError, KeyError):
+        data = from_json(payload, allow_inf_nan=False)
+        job_id, progress, cancel = UUID(data["job_id"]), data.get("progress"), data.get("cancel", False)
+    except (ValueError, TypeError, KeyError, AttributeError):
         return None
+    is_number = isinstance(progress, int | float) and not isinstance(progress, bool)
+    if not (progress is None or is_number) or not isinstance(cancel, bool):
+        return None
+    return Announcement(job_id, progress, cancel)

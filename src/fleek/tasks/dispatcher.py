@@ -7,8 +7,10 @@ second, and when a job that it put back becomes due again.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Protocol
 
@@ -23,6 +25,8 @@ _log = structlog.get_logger(__name__)
 
 _MAX_BATCH = 32
 _PAUSE_WITHOUT_DATABASE = 1.0
+_PAUSE_AFTER_NOTHING = 0.01
+"""Seconds. Wake-ups that piled up while nobody listened then cost a few empty claims, not one each."""
 _END_TIMEOUT = 5.0
 """Seconds that released executions get to write their end."""
 
@@ -37,6 +41,12 @@ class Runnable(Protocol):
     def stop(self, why: Stop) -> None:
         """End early."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    runnable: Runnable
+    queue: str
 
 
 class Dispatcher:
@@ -58,9 +68,12 @@ class Dispatcher:
         self._queues = tuple(queues)
         self._slots = slots
         self._interval = interval.total_seconds()
-        self._running: dict[asyncio.Task[None], Runnable] = {}
+        self._running: dict[asyncio.Task[None], _Running] = {}
         self._look = asyncio.Event()
         self._stopping = False
+        self._rung: set[str] = set()
+        self._released: set[str] = set()
+        self._passed_on: dict[str, float] = {}
         self._celery_task_id: str | None = None
         self._loop = asyncio.get_running_loop()
         self._claiming: asyncio.Task[None] | None = None
@@ -73,7 +86,9 @@ class Dispatcher:
     def wake_from_thread(self, queue: str, celery_task_id: str | None) -> None:
         """A wake-up arrived on one of Celery's threads."""
         if queue in self._queues:
-            self._loop.call_soon_threadsafe(self._on_wake, celery_task_id)
+            # The loop may have ended meanwhile: then this process claims nothing any more.
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._on_wake, queue, celery_task_id)
 
     def wake_after(self, delay: timedelta) -> None:
         """Look again when a job that was just put back becomes due."""
@@ -92,32 +107,43 @@ class Dispatcher:
             await asyncio.wait(self._running, timeout=grace.total_seconds())
         if self._running:
             _log.info("jobs_released", jobs=len(self._running))
-            for runnable in self._running.values():
-                runnable.stop(Stop.RELEASE)
+            self._release(self._running.values())
             await asyncio.wait(self._running, timeout=_END_TIMEOUT)
+        for queue in self._released:
+            self._waker.wake(queue)
 
     def begin_stop(self) -> None:
         """Claim nothing more."""
         self._stopping = True
         self._look.set()
 
-    def _on_wake(self, celery_task_id: str | None) -> None:
+    def _on_wake(self, queue: str, celery_task_id: str | None) -> None:
+        self._rung.add(queue)
         self._celery_task_id = celery_task_id
         self._look.set()
 
     async def _claim_forever(self) -> None:
         while not self._stopping:
+            rung, self._rung = self._rung, set()
             try:
-                for queue in random.sample(self._queues, len(self._queues)):
-                    await self._fill(queue)
+                await self._look_once(rung)
             except DatabaseUnavailable:
                 _log.warning("claim_failed")
-                await asyncio.sleep(_PAUSE_WITHOUT_DATABASE)
             except Exception:  # noqa: BLE001  see below
                 # A bug in a claim must not stop the worker for good; it is logged and tried again.
                 _log.exception("claim_crashed")
-                await asyncio.sleep(_PAUSE_WITHOUT_DATABASE)
-            await self._wait()
+            else:
+                await self._wait()
+                continue
+            # What the wake-ups were for is still to be claimed.
+            self._rung |= rung
+            await asyncio.sleep(_PAUSE_WITHOUT_DATABASE)
+
+    async def _look_once(self, rung: set[str]) -> None:
+        queues = random.sample(self._queues, len(self._queues))
+        found = [await self._fill(queue, is_rung=queue in rung) for queue in queues]
+        if 0 in found and not any(found):
+            await asyncio.sleep(_PAUSE_AFTER_NOTHING)
 
     async def _wait(self) -> None:
         """Until a wake-up, a slot that frees, or the next look."""
@@ -129,28 +155,49 @@ class Dispatcher:
         if not self._stopping:
             self._look.clear()
 
-    async def _fill(self, queue: str) -> None:
-        """Claim until nothing is due or no slot is free."""
-        claimed = 0
+    async def _fill(self, queue: str, *, is_rung: bool) -> int | None:
+        """Claim until nothing is due or no slot is free; how many, or None where no slot was free.
+
+        `is_rung`: a wake-up of the queue led here.
+        """
+        claimed, was_free = 0, len(self._running) < self._slots
         while not self._stopping and (free := self._slots - len(self._running)) > 0:
             wanted = min(free, _MAX_BATCH)
             jobs = await self._claimer.claim(queue, wanted, celery_task_id=self._celery_task_id)
             for job in jobs:
-                self._run(job)
-            if len(jobs) < wanted:
-                return
+                self._run(job, queue)
             claimed += len(jobs)
-        if claimed and not self._stopping and await self._claimer.is_work_due(queue):
-            # This claim filled the process and more is due: pass the wake-up on to another one.
+            if len(jobs) < wanted:
+                return claimed
+        has_news = bool(claimed) or (is_rung and self._may_pass_on(queue))
+        if has_news and not self._stopping and await self._claimer.is_work_due(queue):
+            # This process is full and more is due: pass the wake-up on to another one.
             self._waker.wake(queue)
+        return claimed if was_free else None
 
-    def _run(self, job: ClaimedJob) -> None:
+    def _may_pass_on(self, queue: str) -> bool:
+        """Whether a process that was full already may pass a wake-up on: once in an interval.
+
+        More often, and one wake-up would go round for ever where all are full.
+        """
+        now = self._loop.time()
+        if now - self._passed_on.get(queue, -self._interval) < self._interval:
+            return False
+        self._passed_on[queue] = now
+        return True
+
+    def _run(self, job: ClaimedJob, queue: str) -> None:
         runnable = self._start(job)
         task = asyncio.create_task(runnable.run(), name=f"job-{job.id}")
-        self._running[task] = runnable
+        self._running[task] = _Running(runnable, queue)
         task.add_done_callback(self._on_end)
         if self._stopping:
-            runnable.stop(Stop.RELEASE)
+            self._release([self._running[task]])
+
+    def _release(self, running: Iterable[_Running]) -> None:
+        for one in running:
+            one.runnable.stop(Stop.RELEASE)
+            self._released.add(one.queue)
 
     def _on_end(self, task: asyncio.Task[None]) -> None:
         was_full = len(self._running) >= self._slots

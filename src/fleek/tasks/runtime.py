@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import Any
@@ -17,7 +17,6 @@ import uvloop
 
 from fleek.bootstrap import WorkerContext, open_worker
 from fleek.core.errors import DatabaseUnavailable
-from fleek.jobs.caretakers import Rescuer
 from fleek.jobs.claim import ClaimedJob
 from fleek.jobs.execution import Execution
 from fleek.jobs.keeper import Stop
@@ -37,6 +36,7 @@ class WorkerRuntime:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._grace = settings.shutdown_grace
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._ready = threading.Event()
@@ -62,13 +62,15 @@ class WorkerRuntime:
         if self._loop is not None and self._dispatcher is not None and self._loop.is_running():
             self._loop.call_soon_threadsafe(self._dispatcher.begin_stop)
 
-    def stop(self) -> None:
-        """Let jobs finish for the grace time, give the rest back, and end the loop."""
+    def stop(self, grace: float | None = None) -> None:
+        """Let jobs finish for `grace` seconds (None: as configured), give the rest back, and end the loop."""
         if self._loop is None or self._thread is None or self._stopped is None:
             return
+        if grace is not None:
+            self._grace = grace
         if self._loop.is_running():
             self._loop.call_soon_threadsafe(self._stopped.set)
-        self._thread.join(self._settings.shutdown_grace + _STOP_MARGIN)
+        self._thread.join(self._grace + _STOP_MARGIN)
 
     def _run(self) -> None:
         try:
@@ -87,12 +89,16 @@ class WorkerRuntime:
             dispatcher = self._dispatcher = self._build_dispatcher(context)
             context.pubsub.listen(lambda hint: _on_hint(context, hint), lambda: None)
             await context.pubsub.start()
-            helpers = [_start(context.keeper.run()), _start(self._rescue(context.rescuer))]
+            helpers = [
+                _start(context.keeper.run()),
+                _start(self._take_care("rescue", context.rescuer.run_once)),
+                _start(self._take_care("deadlines", context.deadlines.run_once)),
+            ]
             dispatcher.start()
             _log.info("worker_started", worker=context.worker, slots=self._settings.slots)
             self._ready.set()
             await self._stopped.wait()
-            await dispatcher.stop(timedelta(seconds=self._settings.shutdown_grace))
+            await dispatcher.stop(timedelta(seconds=self._grace))
             for helper in helpers:
                 helper.cancel()
             await asyncio.gather(*helpers, return_exceptions=True)
@@ -112,17 +118,17 @@ class WorkerRuntime:
         )
         return dispatcher
 
-    async def _rescue(self, rescuer: Rescuer) -> None:
+    async def _take_care(self, name: str, run_once: Callable[[], Awaitable[object]]) -> None:
+        """A caretaker's loop. Each has its own: trouble of one keeps no other from its work."""
         while True:
             await asyncio.sleep(self._settings.rescue_interval)
             try:
-                await rescuer.run_once()
+                await run_once()
             except DatabaseUnavailable:
-                rescuer.forget()
-                _log.warning("rescue_failed")
+                _log.warning("caretaker_failed", caretaker=name)
             except Exception:  # noqa: BLE001  see below
                 # The caretaker of everybody's jobs must not end with one bad row; it is logged.
-                _log.exception("rescue_crashed")
+                _log.exception("caretaker_crashed", caretaker=name)
 
 
 def _start(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
