@@ -50,7 +50,9 @@ class Attempt:
     def context(self) -> AttemptContext:
         """What the provider is given."""
         deadline = datetime.now(UTC) + self.timeout
-        return AttemptContext(uuid4(), self.failures + 1, self.failures, deadline, self.progress.append)
+        return AttemptContext(
+            uuid4(), self.failures + 1, self.failures, deadline, self.timeout, self.progress.append
+        )
 
 
 async def follow(provider: Provider, handle: Handle, attempt: Attempt) -> Done:

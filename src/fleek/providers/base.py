@@ -14,9 +14,17 @@ from decimal import Decimal
 from typing import Any, Protocol, runtime_checkable
 from uuid import UUID
 
+from fleek.core.errors import ConfigurationError
 from fleek.core.media import DEFAULT_SIDE, OutputFormat
 
 JsonSchema = Mapping[str, Any]
+
+
+class ProviderUnavailable(ConfigurationError):
+    """The provider lacks what only its operator can give it, such as a key; the message says what.
+
+    Its models are listed as unavailable, and Fleek starts all the same.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +60,8 @@ class GenerationRequest:
     count: int = 1
     width: int = DEFAULT_SIDE
     height: int = DEFAULT_SIDE
+    size_asked: bool = False
+    """The client asked for this width and height; else a model with a size of its own may use that."""
     negative_prompt: str | None = None
     output_format: OutputFormat = OutputFormat.PNG
     input: Mapping[str, Any] = field(default_factory=dict)
@@ -69,8 +79,13 @@ class AttemptContext:
     """Counted failures of the job before this attempt."""
     deadline: datetime
     """When the attempt must have ended (aware, UTC)."""
+    time_left: timedelta
+    """Until the client's deadline, by the database's clock: an order may live so long, and be resumed by
+    later attempts. Nothing that an order is told about its end comes from this machine's clock."""
     report_progress: Callable[[float], None]
     """Takes a fraction from 0 to 1; cheap, may be called often, only from the event loop's thread."""
+    intent_at: datetime | None = None
+    """For `find`: when the intent of the lost order was committed (aware, UTC)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,4 +169,16 @@ class Provider(Protocol):
 
     async def aclose(self) -> None:
         """Give back clients and threads."""
+        ...
+
+
+@runtime_checkable
+class OpenProvider(Provider, Protocol):
+    """A provider whose backend has more models than an operator wants to declare."""
+
+    accepts_undeclared: bool
+    """Whether the operator lets clients ask for models that are not declared."""
+
+    def accepts(self, ref: str) -> bool:
+        """Whether this may be a model of the backend. Asked for every unknown name, so it asks nobody."""
         ...

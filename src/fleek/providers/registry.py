@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from decimal import Decimal
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 from fleek.core.errors import ConfigurationError, NotFound, Violation
-from fleek.providers.base import JsonSchema, Provider
+from fleek.providers.base import JsonSchema, OpenProvider, Provider, ProviderUnavailable
 from fleek.providers.parameters import ParameterRules
 
 GROUP = "fleek.providers"
@@ -35,8 +35,8 @@ class LoadedProviders:
 def load_providers(configs: Mapping[str, Mapping[str, Any]]) -> LoadedProviders:
     """Construct every installed provider.
 
-    One that lacks its SDK is unavailable, as is one without a table that cannot do without. A table
-    that is wrong, or that nobody offers a provider for, raises ConfigurationError.
+    One that lacks its SDK or its key is unavailable, as is one without a table that cannot do without. A
+    table that is wrong, or that nobody offers a provider for, raises ConfigurationError.
     """
     offered = _offered()
     for name in configs:
@@ -74,6 +74,8 @@ def _load(entry_point: EntryPoint, config: Mapping[str, Any] | None) -> Provider
         return f"The provider {entry_point.name} has no class with from_config at {entry_point.value}"
     try:
         provider: Provider = construct(config or {})
+    except ProviderUnavailable as error:
+        return error.message
     except ConfigurationError as error:
         if config is not None:
             raise
@@ -145,6 +147,19 @@ class _DemoDeclaration:
 
 
 @dataclass(frozen=True, slots=True)
+class _UndeclaredModel:
+    """What holds for a model that only its provider knows: its name there is its name here."""
+
+    provider: str
+    ref: str = ""
+    queue: str = "default"
+    max_concurrency: int | None = None
+    attempt_timeout: timedelta = timedelta(minutes=10)
+    price_per_output: Decimal | None = None
+    description: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
     """One model that clients may ask for."""
 
@@ -175,9 +190,18 @@ class Model:
 class Catalog:
     """The models of this installation."""
 
-    def __init__(self, models: Iterable[Model], unavailable: Mapping[str, str], *, default: str) -> None:
+    def __init__(
+        self,
+        models: Iterable[Model],
+        unavailable: Mapping[str, str],
+        *,
+        default: str,
+        undeclared: Iterable[OpenProvider] = (),
+    ) -> None:
+        """`undeclared`: providers that are asked for models that nobody declared."""
         self._models = {model.name: model for model in models}
         self._default = default
+        self._undeclared = tuple(undeclared)
         self.unavailable = unavailable
         """Declared models that cannot be used, and why not."""
 
@@ -194,12 +218,19 @@ class Catalog:
         """
         return self.get(self._default)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether there are models beside those of `names`: some provider accepts undeclared ones."""
+        return bool(self._undeclared)
+
     def get(self, name: str) -> Model:
-        """A model by its name, or NotFound."""
-        try:
+        """A model by its name, declared or accepted by a provider as one of its own; or NotFound."""
+        if name in self._models:
             return self._models[name]
-        except KeyError:
-            raise NotFound("model") from None
+        for provider in self._undeclared:
+            if name not in self.unavailable and provider.accepts(name):
+                return _model(name, _UndeclaredModel(provider.name), provider)
+        raise NotFound("model")
 
     def all(self) -> tuple[Model, ...]:
         """Every model that can be used."""
@@ -230,7 +261,13 @@ def build_catalog(
             raise ConfigurationError(message)
         else:
             unavailable[name] = f"The provider {declaration.provider} is not installed"
-    return Catalog(usable, unavailable, default=next(iter(declared)))
+    undeclared = [found for found in providers.values() if _is_open(found)]
+    return Catalog(usable, unavailable, default=next(iter(declared)), undeclared=undeclared)
+
+
+def _is_open(provider: Provider) -> TypeGuard[OpenProvider]:
+    """A provider that could accept undeclared models does so only where its operator allows it."""
+    return isinstance(provider, OpenProvider) and provider.accepts_undeclared
 
 
 def _model(name: str, declaration: ModelDeclaration, provider: Provider) -> Model:
