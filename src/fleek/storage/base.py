@@ -51,7 +51,7 @@ class ObjectStorage(Protocol):
         ...
 
     def get(self, key: str, *, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
-        """The bytes from `start` up to, not including, `end`; raises ObjectNotFoundError at the first step."""
+        """The bytes from `start` up to, not including, `end`; the first step raises ObjectNotFoundError."""
         ...
 
     async def head(self, key: str) -> ObjectInfo:

@@ -27,7 +27,7 @@ PART_BYTES = 5 * 1024 * 1024
 """S3's smallest part. What is smaller goes up in one request."""
 PARTS_AT_ONCE = 2
 """With the part that is being filled and what the HTTP client holds, an upload of any size takes
-about 25 MB of memory."""
+about 15 MB of memory (measured with 200 MB)."""
 _STEP_BYTES = 512 * 1024
 
 # A key is written once, so its bytes never change; private, because the signature is the only lock.
