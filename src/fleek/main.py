@@ -3,5 +3,9 @@
 from __future__ import annotations
 
 from fleek.api.app import create_app
+from fleek.observability import configure_logging
+from fleek.settings import load_settings
 
-app = create_app()
+_settings = load_settings()
+configure_logging(_settings.log_level, _settings.log_format)
+app = create_app(_settings)

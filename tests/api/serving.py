@@ -11,8 +11,9 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.client import HTTPResponse, IncompleteRead
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from fastapi import FastAPI
 from starlette.types import ASGIApp
@@ -32,14 +33,6 @@ class RawAnswer:
     headers: Mapping[str, str]
     body: bytes
 
-    @classmethod
-    def read(cls, received: bytes) -> Self:
-        """Take an answer apart whose body is not chunked."""
-        head, _, body = received.partition(b"\r\n\r\n")
-        first, *lines = head.decode("latin-1").split("\r\n")
-        pairs = (line.split(": ", 1) for line in lines)
-        return cls(int(first.split()[1]), {name.lower(): value for name, value in pairs}, body)
-
     def json(self) -> Any:
         """The body."""
         return json.loads(self.body)
@@ -55,19 +48,16 @@ class Api:
     app: FastAPI
 
     def ask(
-        self, method: str, path: str, headers: Sequence[tuple[str, str]] = (), body: bytes = b""
+        self,
+        method: str,
+        path: str,
+        headers: Sequence[tuple[str, str]] = (),
+        body: bytes = b"",
+        *,
+        with_length: bool = True,
     ) -> RawAnswer:
-        """One request as given: nothing is checked, completed or escaped on the way.
-
-        Header values are Latin-1. Host, Content-Length and Connection come by themselves unless given.
-        """
-        given = {name.lower() for name, _ in headers}
-        own = {"Host": f"127.0.0.1:{self.port}", "Content-Length": str(len(body)), "Connection": "close"}
-        lines = [f"{method} {path} HTTP/1.1"]
-        lines += [f"{name}: {value}" for name, value in own.items() if name.lower() not in given]
-        lines += [f"{name}: {value}" for name, value in headers]
-        head = "\r\n".join(lines).encode("latin-1")
-        return RawAnswer.read(self.exchange(head + b"\r\n\r\n" + body))
+        """See `ask`."""
+        return ask(self.port, method, path, headers, body, with_length=with_length)
 
     def exchange(self, request: bytes, *, seconds: float = 10) -> bytes:
         """Everything that comes back for these bytes on a connection of their own."""
@@ -103,6 +93,42 @@ def running_api(home: Path, **flags: object) -> Iterator[Api]:
     app = create_app(settings)
     with serving(app) as port:
         yield Api(f"http://127.0.0.1:{port}", port, settings, app)
+
+
+def ask(
+    port: int,
+    method: str,
+    path: str,
+    headers: Sequence[tuple[str, str]] = (),
+    body: bytes = b"",
+    *,
+    with_length: bool = True,
+) -> RawAnswer:
+    """One request as given: nothing is checked, completed or escaped on the way.
+
+    Header values are Latin-1. Host and Content-Length come by themselves unless given.
+    """
+    given = {name.lower() for name, _ in headers}
+    own = {"Host": f"127.0.0.1:{port}"}
+    if with_length:
+        own["Content-Length"] = str(len(body))
+    lines = [f"{method} {path} HTTP/1.1"]
+    lines += [f"{name}: {value}" for name, value in own.items() if name.lower() not in given]
+    lines += [f"{name}: {value}" for name, value in headers]
+    head = "\r\n".join(lines).encode("latin-1")
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        connection.sendall(head + b"\r\n\r\n" + body)
+        return _receive(connection, method)
+
+
+def _receive(connection: socket.socket, method: str) -> RawAnswer:
+    with HTTPResponse(connection, method=method) as response:
+        response.begin()
+        headers = {name.lower(): value for name, value in response.getheaders()}
+        try:
+            return RawAnswer(response.status, headers, response.read())
+        except IncompleteRead as error:
+            raise ConnectionError("the answer is incomplete") from error
 
 
 def problem(answer: Mapping[str, object]) -> tuple[object, object]:

@@ -5,18 +5,24 @@ from __future__ import annotations
 import asyncio
 import json
 from typing import Any
+from uuid import UUID
 
 import httpx2
 import pytest
+from structlog.testing import capture_logs
 from tests.api.serving import Api, RawAnswer, problem
+from tests.api.states import eventually
 
-from fleek.db.session import Database
+from fleek.jobs.waiting import Waiters
 
 PROMPT = {"prompt": "a lighthouse at dawn"}
 
 
 async def generate(
-    client: httpx2.AsyncClient, body: dict[str, Any] = PROMPT, path: str = "/v1/media/generate", **headers: str
+    client: httpx2.AsyncClient,
+    body: dict[str, Any] = PROMPT,
+    path: str = "/v1/media/generate",
+    **headers: str,
 ) -> httpx2.Response:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return await client.post(path, json=body, headers=named)
@@ -47,7 +53,9 @@ async def test_the_accepted_job_is_the_same_when_it_is_read_from_its_url(client:
     assert read.json() == answer.json()
 
 
-async def test_the_route_without_a_version_is_the_same_operation(client: httpx2.AsyncClient, tag: str) -> None:
+async def test_the_route_without_a_version_is_the_same_operation(
+    client: httpx2.AsyncClient, tag: str
+) -> None:
     first = await generate(client, path="/media/generate", idempotency_key=tag)
     second = await generate(client, path="/v1/media/generate", idempotency_key=tag)
 
@@ -57,7 +65,7 @@ async def test_the_route_without_a_version_is_the_same_operation(client: httpx2.
 
 
 async def test_the_same_key_and_body_give_the_same_job_as_it_is_now(
-    client: httpx2.AsyncClient, database: Database, tag: str
+    client: httpx2.AsyncClient, tag: str
 ) -> None:
     first = (await generate(client, idempotency_key=tag)).json()
     await client.post(f"/v1/media/jobs/{first['id']}/cancel")
@@ -94,12 +102,25 @@ async def test_many_requests_with_one_key_at_once_make_one_job(client: httpx2.As
     jobs = [answer.json()["id"] for answer in answers if answer.status_code == 202]
     assert {answer.status_code for answer in answers} <= {202, 409}
     assert len(set(jobs)) == 1
-    assert sum("idempotency-replayed" not in answer.headers for answer in answers if answer.status_code == 202) == 1
+    assert (
+        sum("idempotency-replayed" not in answer.headers for answer in answers if answer.status_code == 202)
+        == 1
+    )
 
 
 @pytest.mark.parametrize(
     "keys",
-    [[""], [" "], ["a" * 256], ["a" * 10_240], ["a b"], ["caf\u00e9"], ["a\tb"], ["one", "one"], ["one", "two"]],
+    [
+        [""],
+        [" "],
+        ["a" * 256],
+        ["a" * 10_240],
+        ["a b"],
+        ["caf\u00e9"],
+        ["a\tb"],
+        ["one", "one"],
+        ["one", "two"],
+    ],
     ids=["empty", "blank", "256", "10 kB", "space", "not ascii", "tab", "repeated", "two"],
 )
 def test_a_malformed_idempotency_key_is_refused(api: Api, keys: list[str]) -> None:
@@ -121,7 +142,9 @@ async def test_an_unknown_model_is_not_found(client: httpx2.AsyncClient) -> None
     assert problem(answer.json()) == (404, "not_found")
 
 
-async def test_input_that_the_model_does_not_take_is_refused_with_its_place(client: httpx2.AsyncClient) -> None:
+async def test_input_that_the_model_does_not_take_is_refused_with_its_place(
+    client: httpx2.AsyncClient,
+) -> None:
     answer = await generate(client, PROMPT | {"input": {"delay_seconds": "soon"}})
 
     assert problem(answer.json()) == (422, "invalid_request")
@@ -139,7 +162,7 @@ async def test_a_preferred_wait_that_passes_answers_202_and_says_that_it_was_fol
 
 
 async def test_a_preferred_wait_answers_200_as_soon_as_the_job_has_ended(
-    client: httpx2.AsyncClient, database: Database, tag: str
+    client: httpx2.AsyncClient, tag: str
 ) -> None:
     job = (await generate(client, idempotency_key=tag)).json()
     waiting = asyncio.create_task(generate(client, idempotency_key=tag, prefer="wait=50"))
@@ -161,7 +184,9 @@ def test_a_malformed_wait_is_refused(api: Api, prefer: str) -> None:
     assert problem(answer.json()) == (400, "invalid_preference")
 
 
-@pytest.mark.parametrize("prefer", ["respond-async", "return=minimal", "waiting=9", "", ";;,=", "wait =1, wait=99"])
+@pytest.mark.parametrize(
+    "prefer", ["respond-async", "return=minimal", "waiting=9", "", ";;,=", "wait =1, wait=99"]
+)
 def test_unknown_preferences_and_repeated_ones_are_ignored(api: Api, prefer: str) -> None:
     answer = post(api, [("Prefer", prefer)])
 
@@ -177,10 +202,10 @@ async def test_text_is_stored_exactly_as_it_was_sent(client: httpx2.AsyncClient)
     assert read.json()["metadata"] == {"k\u202e": prompt[:100]}
 
 
-async def test_a_client_that_leaves_changes_nothing_for_the_job(
-    client: httpx2.AsyncClient, database: Database, tag: str
+async def test_a_client_that_leaves_changes_nothing_for_the_job_and_nobody_waits_for_it(
+    client: httpx2.AsyncClient, api: Api, tag: str
 ) -> None:
-    with pytest.raises(httpx2.ReadTimeout):
+    with capture_logs() as logs, pytest.raises(httpx2.ReadTimeout):
         await client.post(
             "/v1/media/generate",
             json=PROMPT,
@@ -188,6 +213,9 @@ async def test_a_client_that_leaves_changes_nothing_for_the_job(
             timeout=httpx2.Timeout(10, read=1),
         )
     again = await generate(client, idempotency_key=tag)
+    waiters: Waiters = api.app.state.context.waiters
 
+    await eventually(lambda: waiters.count(UUID(again.json()["id"])) == 0)
     assert again.headers["idempotency-replayed"] == "true"
     assert again.json()["status"] == "in_queue"
+    assert logs == []

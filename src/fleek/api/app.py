@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import asyncio
+import signal
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from types import FrameType
 
 from fastapi import FastAPI
 
@@ -26,7 +30,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with open_api(chosen) as context:
             app.state.context = context
-            yield
+            with _told_of_signals(context.waiters.begin_stop):
+                yield
 
     app = Application(
         lifespan=lifespan,
@@ -44,3 +49,33 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.router.routes.extend(router.routes)
     add_docs(app)
     return app
+
+
+@contextmanager
+def _told_of_signals(on_stop: Callable[[], None]) -> Iterator[None]:
+    """Call `on_stop` on the event loop when the process is told to end, and then the server's own handler.
+
+    A server waits for requests in flight before it ends the lifespan, and cuts those that take too long:
+    a request that waits for a job has to hear of the stop before that.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Only the main thread may handle signals; a server in another one has no use for them.
+        return
+    loop = asyncio.get_running_loop()
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        loop.call_soon_threadsafe(on_stop)
+        then = previous[signal.Signals(number)]
+        if callable(then):
+            then(number, frame)
+
+    for number, then in previous.items():
+        if callable(then):
+            signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number, then in previous.items():
+            if signal.getsignal(number) is handle:
+                signal.signal(number, then)

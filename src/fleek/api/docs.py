@@ -9,7 +9,7 @@ from fastapi import FastAPI, Request
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
-from starlette.responses import FileResponse, Response
+from starlette.responses import FileResponse, RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from fleek import __version__
@@ -87,7 +87,15 @@ def _build(app: FastAPI) -> dict[str, Any]:
 
 
 def _complete(operation: dict[str, Any], route: APIRoute) -> None:
-    """Give an operation's answers the header that all have, and their examples with every null."""
+    """Give an operation's answers the header that all have, and their examples with every null.
+
+    Parameters lose the null that their Python type has: in a URL there is none, only leaving them out.
+    """
+    for parameter in operation.get("parameters", ()):
+        schema = parameter["schema"]
+        if {"type": "null"} in schema.get("anyOf", ()):
+            (kept,) = (option for option in schema.pop("anyOf") if option != {"type": "null"})
+            parameter["schema"] = schema | kept
     for status, response in operation["responses"].items():
         response.setdefault("headers", {})["X-Request-ID"] = {"$ref": "#/components/headers/X-Request-ID"}
         declared = route.responses[int(status)].get("content", {})
@@ -108,10 +116,25 @@ def _rename(node: Any, names: dict[str, str]) -> None:  # noqa: ANN401  any part
             _rename(item, names)
 
 
+class _Assets(StaticFiles):
+    """Files that a browser keeps and asks for by their tag: a new release may bring others."""
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:  # noqa: ANN401  the framework's, passed on
+        """The file, or that it has not changed."""
+        response = super().file_response(*args, **kwargs)
+        response.headers["Cache-Control"] = "no-cache"
+        return response
+
+
 def add_docs(app: FastAPI) -> None:
-    """`/docs` and its files."""
+    """`/docs` and its files, to which the address that a newcomer opens first leads."""
+    app.add_route("/", _lead_to_docs, include_in_schema=False)
     app.add_route("/docs", _show_docs, include_in_schema=False)
-    app.mount("/docs/assets", StaticFiles(directory=_STATIC))
+    app.mount("/docs/assets", _Assets(directory=_STATIC))
+
+
+async def _lead_to_docs(_request: Request) -> Response:
+    return RedirectResponse("/docs")
 
 
 async def _show_docs(_request: Request) -> Response:

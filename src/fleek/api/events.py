@@ -7,8 +7,9 @@ lost its connection continues where it was. No database connection is held betwe
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -26,15 +27,24 @@ from fleek.core.job import Status
 from fleek.jobs.repository import EventRow
 from fleek.jobs.waiting import Change, Watch
 
-PING_INTERVAL = 15.0
-"""Seconds of silence after which a comment says that the stream still lives."""
-MAX_AGE = 15 * 60.0
-"""Seconds after which a stream ends; its client continues with Last-Event-ID."""
 _RECONNECT_AFTER_MS = 2000
-_DATABASE_PAUSE = 2.0
-"""Seconds until a stream asks a database again that did not answer."""
 _FROZEN_READER = 30.0
 """Seconds beyond its age that a stream may take, when its client does not read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How long a stream waits for what; in seconds."""
+
+    ping_interval: float = 15
+    """Silence after which a comment says that the stream still lives."""
+    max_age: float = 15 * 60
+    """The stream ends then, and its client continues with Last-Event-ID."""
+    database_pause: float = 2
+    """Until a database is asked again that did not answer."""
+
+
+PACE = Pace()
 
 
 class JobEvent(BaseModel):
@@ -62,7 +72,7 @@ class EventStream(ClosingStream):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Stream; also a client that does not read, and so stops the stream, holds it no longer."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(MAX_AGE + _FROZEN_READER):
+            async with asyncio.timeout(PACE.max_age + _FROZEN_READER):
                 await super().__call__(scope, receive, send)
 
 
@@ -71,10 +81,10 @@ def has_ended(rows: Sequence[EventRow]) -> bool:
     return bool(rows) and rows[-1].kind in TERMINAL_EVENTS
 
 
-async def stream(call: Call, job_id: UUID, after: int) -> AsyncIterator[bytes]:
+async def stream(call: Call, job_id: UUID, after: int, pace: Pace = PACE) -> AsyncGenerator[bytes]:
     """The events behind the sequence `after`, as they are sent, until the job has ended."""
     clock = asyncio.get_running_loop().time
-    ends_at = clock() + MAX_AGE
+    ends_at = clock() + pace.max_age
     yield format_sse_event(retry=_RECONNECT_AFTER_MS)
     async with call.context.waiters.watch(job_id) as watch:
         told = _Told(job_id, after)
@@ -83,15 +93,15 @@ async def stream(call: Call, job_id: UUID, after: int) -> AsyncIterator[bytes]:
             try:
                 rows = await _read(call, told, noted)
             except Unavailable:
-                await watch.changed(_DATABASE_PAUSE)
+                await watch.changed(pace.database_pause)
                 continue
             except NotFound:
                 return  # It was deleted meanwhile.
             for message in told.messages(rows, watch):
                 yield message
-            if has_ended(rows):
-                return
-            noted = await watch.changed(PING_INTERVAL, at_least=Change.PROGRESS)
+            if has_ended(rows) or call.context.waiters.is_stopping:
+                return  # At a stop the client continues elsewhere, with Last-Event-ID.
+            noted = await watch.changed(pace.ping_interval, at_least=Change.PROGRESS)
             if noted is Change.NOTHING:
                 yield format_sse_event(comment="ping")
 

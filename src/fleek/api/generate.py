@@ -7,6 +7,7 @@ from typing import Annotated, Literal, NamedTuple
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request
+from pydantic import Field
 from starlette.responses import Response
 
 from fleek.api import examples, responses as docs
@@ -15,9 +16,11 @@ from fleek.api.deps import Call, CallDep, JobId, known_id
 from fleek.api.headers import MAX_WAIT, has_tag, idempotency_of, preferred_wait, replayed
 from fleek.api.lists import WholeNumber
 from fleek.api.strict_json import StrictRoute
-from fleek.api.waits import wait_until
+from fleek.api.waits import Wait
 from fleek.core.job import TERMINAL
 from fleek.jobs.schemas import GenerateRequest, JobOut, JobStatusOut
+
+_Seconds = Annotated[int, Field(ge=1, le=MAX_WAIT), WholeNumber]
 
 router = APIRouter(prefix="/v1/media", tags=["media"], route_class=StrictRoute)
 
@@ -41,7 +44,7 @@ async def generate(request: Request, call: CallDep, body: GenerateRequest) -> Re
     headers = {"Location": call.urls.job(accepted.job.id)} | replayed(accepted.replayed)
     if wait is None:
         return answer(accepted.job, HTTPStatus.ACCEPTED, headers)
-    job = await _wait_for_end(call, accepted.job.id, wait)
+    job = await _wait_for_end(call, Wait(request, call.context.waiters, accepted.job.id, wait))
     headers["Preference-Applied"] = f"wait={wait}"
     return answer(job, HTTPStatus.OK if job.status in TERMINAL else HTTPStatus.ACCEPTED, headers)
 
@@ -58,13 +61,8 @@ async def get_job_status(
     call: CallDep,
     job_id: JobId,
     wait: Annotated[
-        int | None,
-        WholeNumber,
-        Query(
-            ge=1,
-            le=MAX_WAIT,
-            description="Seconds to wait at most: with `If-None-Match` for another tag, else for the end",
-        ),
+        _Seconds | None,
+        Query(description="Seconds to wait at most: with `If-None-Match` for another tag, else for the end"),
     ] = None,
     include: Annotated[Literal["media"] | None, Query(description="`media`: the whole job")] = None,
 ) -> Response:
@@ -80,9 +78,8 @@ async def get_job_status(
     if wait is None:
         reading = await read()
     else:
-        reading = await wait_until(
-            call.context.waiters, known, wait, read, lambda found: found.is_awaited_by(request)
-        )
+        waiting = Wait(request, call.context.waiters, known, wait)
+        reading = await waiting.until(read, lambda found: found.is_awaited_by(request))
     return tagged(request, reading.content, reading.tag)
 
 
@@ -105,11 +102,11 @@ async def _read(call: Call, job_id: UUID, *, whole: bool) -> _Reading:
     return _Reading(content, tag_of(content), found.status in TERMINAL)
 
 
-async def _wait_for_end(call: Call, job_id: UUID, seconds: int) -> JobOut:
-    """The whole job, at its end or after `seconds`; meanwhile only the light status is read."""
+async def _wait_for_end(call: Call, waiting: Wait) -> JobOut:
+    """The whole job, at its end or when the time is over; meanwhile only the light status is read."""
 
     async def read() -> JobStatusOut:
-        return await call.context.jobs.status(call.owner, job_id)
+        return await call.context.jobs.status(call.owner, waiting.job_id)
 
-    await wait_until(call.context.waiters, job_id, seconds, read, lambda found: found.status in TERMINAL)
-    return await call.context.jobs.get(call.owner, job_id, call.urls)
+    await waiting.until(read, lambda found: found.status in TERMINAL)
+    return await call.context.jobs.get(call.owner, waiting.job_id, call.urls)

@@ -9,7 +9,7 @@ from http import HTTPStatus
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import text
 from starlette.responses import Response
 
@@ -54,18 +54,9 @@ class Ready(BaseModel):
     )
 
 
-def _flag(text: object) -> object:
-    """`?verbose` alone means yes."""
-    flags = {"": True, "true": True, "false": False}
-    if isinstance(text, str) and text in flags:
-        return flags[text]
-    message = "must be true, false or empty"
-    raise ValueError(message)
-
-
 _Verbose = Annotated[
-    Annotated[bool, BeforeValidator(_flag, json_schema_input_type=bool)],
-    Query(description="Look at every part, and say how each answered"),
+    Literal["", "true", "false"],
+    Query(description="Look at every part, and say how each answered; `?verbose` alone means yes"),
 ]
 
 
@@ -77,22 +68,22 @@ async def get_liveness() -> Response:
 
 @router.get("/readyz", operation_id="get_readiness", response_model=Ready, responses=docs.get_readiness())
 @router.get("/health", operation_id="get_health", response_model=Ready, responses=docs.get_readiness())
-async def get_readiness(request: Request, call: CallDep, *, verbose: _Verbose = False) -> Response:
+async def get_readiness(request: Request, call: CallDep, verbose: _Verbose = "false") -> Response:
     """Whether requests can be served; `/health` and `/readyz` are the same.
 
     Only the database decides. Without the broker jobs start later by about a second; without the
     object store they are accepted, and stored once it is back: then the status is `degraded`.
     """
-    context = call.context
+    context, looks_at_all = call.context, verbose != "false"
     probes = {"database": _probe(context.database.fetch_one(_PROBE), _DATABASE_SECONDS)}
-    if verbose:
+    if looks_at_all:
         probes["broker"] = _probe(context.pubsub.ping(), _OTHER_SECONDS)
         probes["storage"] = _probe(context.storage.check(), _OTHER_SECONDS)
     checks = dict(zip(probes, await asyncio.gather(*probes.values()), strict=True))
     if checks["database"].status != "ok":
-        return _unready(request, checks if verbose else None)
+        return _unready(request, checks if looks_at_all else None)
     degraded = any(check.status != "ok" for check in checks.values())
-    return answer(Ready(status="degraded" if degraded else "ok", checks=checks if verbose else None))
+    return answer(Ready(status="degraded" if degraded else "ok", checks=checks if looks_at_all else None))
 
 
 async def _probe(work: Awaitable[object], seconds: float) -> PartHealth:

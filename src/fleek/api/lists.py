@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from urllib.parse import urlencode
 
 from fastapi import Depends, Query, Request
-from pydantic import BeforeValidator, StringConstraints
+from pydantic import BeforeValidator, Field, StringConstraints
 
 from fleek.core.errors import InvalidRequest, Violation
 from fleek.core.job import Status
@@ -42,10 +42,11 @@ def _only_digits(text: object) -> object:
     return text
 
 
-WholeNumber = BeforeValidator(_only_digits, json_schema_input_type=int)
+WholeNumber = BeforeValidator(_only_digits)
 
-_Moment = Annotated[datetime, BeforeValidator(_parse_moment, json_schema_input_type=datetime)]
+_Moment = Annotated[datetime, BeforeValidator(_parse_moment)]
 _Words = Annotated[str, StringConstraints(min_length=1, max_length=500)]
+_Limit = Annotated[int, Field(ge=1, le=MAX_LIMIT), WholeNumber]
 _Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
 METADATA_PARAMETER: dict[str, Any] = {
@@ -87,9 +88,7 @@ async def get_list_query(  # noqa: PLR0913  one argument a parameter
     created_after: Annotated[_Moment | None, Query(description="RFC 3339, exclusive")] = None,
     created_before: Annotated[_Moment | None, Query(description="RFC 3339, exclusive")] = None,
     cursor: Annotated[str | None, Query(description="`next_cursor` of the page before")] = None,
-    limit: Annotated[
-        int, WholeNumber, Query(ge=1, le=MAX_LIMIT, description="Items of a page")
-    ] = DEFAULT_LIMIT,
+    limit: Annotated[_Limit, Query(description="Items of a page")] = DEFAULT_LIMIT,
 ) -> ListQuery:
     """The query of a list. Raises InvalidRequest for metadata that no job can have."""
     filters = {

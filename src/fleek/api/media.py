@@ -8,16 +8,15 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
-from starlette.convertors import Convertor, register_url_convertor
 from starlette.responses import Response
 
 from fleek.api import examples, responses as docs
 from fleek.api.answers import answer
 from fleek.api.deps import CallDep, MediaId, known_id
 from fleek.api.lists import METADATA_PARAMETER, ListQueryDep
+from fleek.api.paths import MEDIA_ID
 from fleek.api.ranges import serve
 from fleek.api.strict_json import StrictRoute
-from fleek.core.errors import InvalidRequest, Violation
 from fleek.core.media import VARIANT_PATTERN, parse_variant
 from fleek.media.repository import MediaFilter
 from fleek.media.schemas import MediaOut, MediaPage
@@ -26,24 +25,6 @@ _MEDIA = "media"
 _MARGIN = 30
 """Seconds that a redirect's URL stays valid after the last cache has dropped the redirect."""
 
-
-class _ResultConvertor(Convertor[str]):
-    """One segment of a path that is none of the names that other routes have in its place.
-
-    Otherwise `GET /v1/media/generate` would be a search for the result "generate", and not a method
-    that this route does not know.
-    """
-
-    regex = "(?!(?:generate|status|jobs|content)$)[^/]+"
-
-    def convert(self, value: str) -> str:
-        return value
-
-    def to_string(self, value: str) -> str:
-        return value
-
-
-register_url_convertor("result", _ResultConvertor())
 
 router = APIRouter(prefix="/v1/media", tags=["media"], route_class=StrictRoute)
 
@@ -56,7 +37,7 @@ def _only_true_or_false(text: object) -> object:
     raise ValueError(message)
 
 
-_Flag = Annotated[bool, BeforeValidator(_only_true_or_false, json_schema_input_type=bool)]
+_Flag = Annotated[bool, BeforeValidator(_only_true_or_false)]
 
 
 class SignedUrlOut(BaseModel):
@@ -114,15 +95,14 @@ async def get_media_content(  # noqa: PLR0913  one argument a parameter
         Query(description="A smaller copy, made when it is first asked for", examples=["w512.webp"]),
     ] = None,
     redirect: Annotated[_Flag, Query(description="`false`: the URL as JSON, not as a redirect")] = True,
-    proxy: Annotated[_Flag, Query(description="`true`: the bytes themselves, through this API")] = False,
+    proxy: Annotated[
+        _Flag, Query(description="`true`: the bytes, through this API; `redirect` is not looked at")
+    ] = False,
 ) -> Response:
     """The bytes of a result: a redirect to a short-lived URL, that URL, or the bytes themselves."""
     known = known_id(media_id, _MEDIA)
     wanted = parse_variant(variant) if variant else None
     if proxy:
-        if not redirect:
-            violation = Violation("proxy", "excludes redirect=false")
-            raise InvalidRequest("The query is not valid; `errors` says where", (violation,))
         return serve(request, await call.context.media.open(call.owner, known, wanted))
     signed = await call.context.media.content_url(call.owner, known, wanted)
     url = call.urls.absolute(signed.url)
@@ -132,17 +112,13 @@ async def get_media_content(  # noqa: PLR0913  one argument a parameter
     return answer(SignedUrlOut(url=url, expires_at=signed.expires_at), headers=headers)
 
 
-@router.get(
-    "/{media_id:result}", operation_id="get_media", response_model=MediaOut, responses=docs.get_media()
-)
+@router.get(f"/{MEDIA_ID}", operation_id="get_media", response_model=MediaOut, responses=docs.get_media())
 async def get_media(call: CallDep, media_id: MediaId) -> Response:
     """One result. What is about its bytes is null until they are stored."""
     return answer(await call.context.media.get(call.owner, known_id(media_id, _MEDIA), call.urls))
 
 
-@router.delete(
-    "/{media_id:result}", operation_id="delete_media", status_code=204, responses=docs.delete_media()
-)
+@router.delete(f"/{MEDIA_ID}", operation_id="delete_media", status_code=204, responses=docs.delete_media())
 async def delete_media(call: CallDep, media_id: MediaId) -> Response:
     """Delete one result and its bytes; asking for it is 410 from then on."""
     await call.context.media.delete(call.owner, known_id(media_id, _MEDIA))

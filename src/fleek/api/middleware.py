@@ -27,10 +27,13 @@ CURRENT_VERSION = "/v1"
 UNVERSIONED = "/media"
 """Routes below this path answer without the version prefix too, as the current version's."""
 
+MAX_HEADER_BYTES = 32 * 1024
+
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 _ANY_HOST = "*"
 _ANY_ADDRESS = ("0.0.0.0", "::", "")  # noqa: S104  no name of a host: they mean "every address"
 _HOST = re.compile(rb"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9](?:[A-Za-z0-9._-]{0,252}))(?::[0-9]{1,5})?")
+_PORT = re.compile(r":[0-9]*\Z")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9-]{1,64}")
 
 _DEFAULT_HEADERS = (
@@ -48,7 +51,7 @@ def allowed_host_names(allowed: Iterable[str], listening_on: str, public_url: st
     if listening_on not in _ANY_ADDRESS:
         names.add(f"[{listening_on}]" if ":" in listening_on else listening_on)
     if public_url is not None:
-        names.add(urlsplit(public_url).netloc.rpartition("@")[2].partition(":")[0])
+        names.add(_PORT.sub("", urlsplit(public_url).netloc))
     return frozenset(name.lower() for name in names)
 
 
@@ -58,7 +61,7 @@ class FrontDoor:
     def __init__(self, app: ASGIApp, allowed_hosts: frozenset[str]) -> None:
         self._app = app
         self._allowed_hosts = allowed_hosts
-        self._is_allowed = lru_cache(maxsize=256)(self._check_host)
+        self.is_allowed = lru_cache(maxsize=256)(self._check_host)
         # Unique, not secret: a counter behind a random beginning asks the system for nothing.
         self._new_id = map(f"{secrets.token_hex(8)}-{{:x}}".format, itertools.count(1)).__next__
 
@@ -67,12 +70,15 @@ class FrontDoor:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        hosts, sent_id = _read_headers(scope)
+        hosts, sent_id, size = _read_headers(scope)
         request_id = sent_id or self._new_id()
         scope.setdefault("state", {})["request_id"] = request_id
         structlog.contextvars.bind_contextvars(request_id=request_id)
         answer = _Answer(send, request_id)
-        if len(hosts) != 1 or not self._is_allowed(hosts[0]):
+        if size > MAX_HEADER_BYTES:
+            await _refuse_headers(request_id)(scope, receive, answer.send)
+            return
+        if len(hosts) != 1 or not self.is_allowed(hosts[0]):
             await _refuse_host(request_id)(scope, receive, answer.send)
             return
         _lead_to_current_version(scope)
@@ -115,21 +121,29 @@ class _Answer:
         await self._send(message)
 
 
-def _read_headers(scope: Scope) -> tuple[list[bytes], str | None]:
-    """All Host headers, and the id that the client gave to this request, where it is well-formed."""
+def _read_headers(scope: Scope) -> tuple[list[bytes], str | None, int]:
+    """All Host headers, the client's id for this request where it is well-formed, and the size of all."""
     hosts: list[bytes] = []
     request_id: str | None = None
+    size = 0
     for name, value in scope["headers"]:
+        size += len(name) + len(value)
         if name == b"host":
             hosts.append(value)
         elif name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
             request_id = value.decode()
-    return hosts, request_id
+    return hosts, request_id, size
 
 
 def _refuse_host(request_id: str) -> Response:
     detail = "The Host header is not one of this server's names; FLEEK_ALLOWED_HOSTS adds names"
     return respond(document(HTTPStatus.BAD_REQUEST, "invalid_host", detail, request_id))
+
+
+def _refuse_headers(request_id: str) -> Response:
+    detail = f"The headers may have at most {MAX_HEADER_BYTES} bytes"
+    status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+    return respond(document(status, "headers_too_large", detail, request_id))
 
 
 def _lead_to_current_version(scope: Scope) -> None:

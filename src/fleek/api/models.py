@@ -13,6 +13,7 @@ from starlette.responses import Response
 from fleek.api import examples, responses as docs
 from fleek.api.answers import answer
 from fleek.api.deps import CallDep
+from fleek.api.paths import MODEL_NAME
 from fleek.api.strict_json import StrictRoute
 from fleek.core.errors import NotFound
 from fleek.providers.registry import Catalog, Model
@@ -71,15 +72,18 @@ async def list_models(call: CallDep) -> Response:
     return answer(ModelList(items=_all(call.context.catalog)))
 
 
-@router.get("/{name:path}", operation_id="get_model", response_model=ModelOut, responses=docs.get_model())
+@router.get(f"/{MODEL_NAME}", operation_id="get_model", response_model=ModelOut, responses=docs.get_model())
 async def get_model(
     call: CallDep, name: Annotated[str, Path(description="May contain slashes", examples=["demo"])]
 ) -> Response:
-    """One model."""
-    for model in _all(call.context.catalog):
-        if model.name == name:
-            return answer(model)
-    raise NotFound("model")
+    """One model; one that is not in the list too, where a provider accepts models that nobody declared."""
+    return answer(_find(call.context.catalog, name))
+
+
+def _find(catalog: Catalog, name: str) -> ModelOut:
+    if name in catalog.unavailable:
+        return _to_unavailable(name, catalog.unavailable[name])
+    return _to_available(catalog.get(name), is_default=name == _default_name(catalog))
 
 
 def _all(catalog: Catalog) -> list[ModelOut]:

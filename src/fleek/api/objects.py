@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from fleek.api import examples, responses as docs
 from fleek.api.deps import CallDep
+from fleek.api.paths import OBJECT_KEY
 from fleek.api.ranges import serve
 from fleek.api.strict_json import StrictRoute
 from fleek.core.errors import Gone, StorageUnavailable
@@ -25,25 +26,31 @@ router = APIRouter(prefix="/v1/objects", tags=["media"], route_class=StrictRoute
 _ETAG_BYTES = 16
 
 
-@router.head("/{key:path}", include_in_schema=False)
+_PARAMETERS = {"parameters": [docs.EXPIRES, docs.SIGNATURE, docs.RANGE]}
+
+
+@router.head(f"/{OBJECT_KEY}", include_in_schema=False, openapi_extra=_PARAMETERS)
 @router.get(
-    "/{key:path}",
+    f"/{OBJECT_KEY}",
     operation_id="get_object",
     response_class=Response,
     responses=docs.get_object(),
-    openapi_extra={"parameters": [docs.EXPIRES, docs.SIGNATURE, docs.RANGE]},
+    openapi_extra=_PARAMETERS,
 )
 async def get_object(
-    request: Request, call: CallDep, key: Annotated[str, Path(examples=[examples.OBJECT_KEY])]
+    request: Request,
+    call: CallDep,
+    key: Annotated[str, Path(description="Of the object", examples=[examples.OBJECT_KEY])],
 ) -> Response:
     """The bytes behind a signed URL; `GET /v1/media/content/{media_id}` gives one."""
     query = request.query_params
     now = datetime.now(UTC)
     call.context.signer.verify(key, query.get("expires", ""), query.get("signature", ""), now)
-    return serve(request, await _open(call.context.storage, key))
+    return serve(request, await open_object(call.context.storage, key))
 
 
-async def _open(storage: ObjectStorage, key: str) -> Content:
+async def open_object(storage: ObjectStorage, key: str) -> Content:
+    """What is known of an object before its first byte; raises Gone or StorageUnavailable."""
     try:
         info = await storage.head(key)
     except ObjectNotFoundError as error:

@@ -209,8 +209,8 @@ def _allowed_methods(request: Request) -> list[str]:
 def _to_violation(error: Mapping[str, Any]) -> Violation:
     location: Sequence[Any] = error["loc"]
     if location[0] == "body":
-        return Violation("".join(f"/{_escape(part)}" for part in location[1:]), _message_of(error))
-    return Violation(str(location[-1]), _message_of(error))
+        return Violation("".join(f"/{_escape(part)}" for part in location[1:]), message_of(error))
+    return Violation(str(location[-1]), message_of(error))
 
 
 def _escape(part: object) -> str:
@@ -229,7 +229,7 @@ _SAFE_FACTS = frozenset(
 """What an error's context may hold and still be shown: facts about the rule. `actual_length` is a number."""
 
 
-def _message_of(error: Mapping[str, Any]) -> str:
+def message_of(error: Mapping[str, Any]) -> str:
     """Pydantic's message where it is about the rule alone, or the one that our validators raised."""
     context = error.get("ctx") or {}
     if error["type"] == "value_error" and isinstance(context.get("error"), ValueError):

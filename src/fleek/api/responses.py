@@ -15,6 +15,7 @@ from fleek.api.ranges import unsatisfiable
 from fleek.api.strict_json import not_json, too_large, too_slow
 from fleek.core import errors
 from fleek.core.errors import FleekError, InvalidRequest, Violation
+from fleek.core.events import EventKind
 from fleek.jobs.schemas import JOB_EXAMPLES, JobOut
 from fleek.media.schemas import MEDIA_EXAMPLE
 
@@ -70,6 +71,7 @@ SIGNATURE = {
     "name": "signature",
     "in": "query",
     "required": True,
+    "description": "Made for this object and this time",
     "schema": {"type": "string", "minLength": 1},
     "example": "6bWJ",
 }
@@ -88,6 +90,20 @@ _APPLIED = {
 _ETAG = {"ETag": {"description": "Tag of this answer", "schema": {"type": "string"}}}
 _NEXT = {"Link": {"description": '`rel="next"`, unless this is the end', "schema": {"type": "string"}}}
 _CACHE = {"Cache-Control": {"description": "How long it may be kept", "schema": {"type": "string"}}}
+_EVENT: dict[str, Any] = {
+    "type": "object",
+    "description": 'One event of the stream; `progress` has no id, and `{"progress": 0.4}` as its data',
+    "properties": {
+        "event": {"type": "string", "enum": [*EventKind, "progress"]},
+        "id": {"type": "string", "pattern": "^[0-9]+$"},
+        "data": {
+            "type": "string",
+            "contentMediaType": "application/json",
+            "contentSchema": {"$ref": "#/components/schemas/JobEvent"},
+        },
+        "retry": {"type": "integer"},
+    },
+}
 _DELETED: dict[str, Any] = {"description": "Deleted"}
 _RETRY_AFTER = {"Retry-After": {"description": "Seconds", "schema": {"type": "integer"}}}
 
@@ -220,8 +236,7 @@ def retry_job() -> Responses:
 
 def stream_job_events() -> Responses:
     """`GET /v1/media/jobs/{job_id}/events`."""
-    schema = {"type": "string", "description": "Events whose data is a `JobEvent`"}
-    content = {"text/event-stream": {"schema": schema, "example": examples.EVENT_STREAM}}
+    content = {"text/event-stream": {"schema": _EVENT, "example": examples.EVENT_STREAM}}
     answers: dict[int, dict[str, Any]] = {
         200: {"description": "The stream", "content": content},
         204: {"description": "The job has ended, and you have all of its events"},

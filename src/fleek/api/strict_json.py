@@ -101,13 +101,13 @@ class JsonRequest(Request):
         return self._value
 
 
-async def read_json(request: Request, *, required: bool) -> JsonRequest:
+async def read_json(request: Request, *, required: bool, within: float = BODY_SECONDS) -> JsonRequest:
     """Read and parse the body; the value stays at `request.state.json`, without any default filled in.
 
     Raises HttpProblem (408, 413, 415), MalformedRequest for what is not JSON, and InvalidRequest for
     numbers that JSON does not have.
     """
-    content = await _read(request)
+    content = await _read(request, within)
     if not content and not required:
         request.state.json = None
         return JsonRequest(request, content, None)
@@ -158,13 +158,13 @@ _DECODER = json.JSONDecoder(
 )
 
 
-async def _read(request: Request) -> bytes:
+async def _read(request: Request, within: float) -> bytes:
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > MAX_BODY_BYTES:
         raise too_large()
     content = b""
     try:
-        async with asyncio.timeout(BODY_SECONDS):
+        async with asyncio.timeout(within):
             async for chunk in request.stream():
                 content = content + chunk if content else chunk
                 if len(content) > MAX_BODY_BYTES:

@@ -1,0 +1,57 @@
+"""What is configured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from jsonschema import Draft202012Validator
+from tests.api.serving import Api, problem, running_api
+
+from fleek.api.models import _all
+from fleek.providers.registry import Catalog
+from fleek.settings import ModelSettings
+
+
+def test_the_built_in_model_is_listed_with_what_it_takes(api: Api) -> None:
+    items = api.ask("GET", "/v1/models").json()["items"]
+
+    demo = next(item for item in items if item["name"] == "demo")
+    assert (demo["available"], demo["unavailable_reason"], demo["provider"]) == (True, None, "demo")
+    assert demo["capabilities"]["paid"] is False
+    assert "delay_seconds" in demo["parameters"]["properties"]
+    Draft202012Validator.check_schema(demo["parameters"])
+
+
+def test_one_model_is_answered_as_it_is_in_the_list(api: Api) -> None:
+    items = api.ask("GET", "/v1/models").json()["items"]
+
+    assert api.ask("GET", "/v1/models/demo").json() == items[0]
+
+
+@pytest.mark.parametrize("name", ["nope", "demo/x", "%00", "..%2fdemo", "%ff", "a" * 10_000])
+def test_a_model_that_is_not_configured_is_not_found(api: Api, name: str) -> None:
+    assert problem(api.ask("GET", f"/v1/models/{name}").json()) == (404, "not_found")
+
+
+def test_a_configured_model_is_listed_with_its_price_and_the_first_is_the_default(
+    unused_path: Callable[[], Path], database_url: str, redis_url: str
+) -> None:
+    models = {"posters/large": ModelSettings(provider="demo", price_per_output="0.003", description="Large")}
+    with running_api(unused_path(), database_url=database_url, redis_url=redis_url, models=models) as api:
+        model = api.ask("GET", "/v1/models/posters/large").json()
+        demo = api.ask("GET", "/v1/models/demo").json()
+
+    assert (model["description"], model["is_default"], demo["is_default"]) == ("Large", True, False)
+    assert model["price_per_output"] == {"amount": "0.003", "currency": "USD"}
+
+
+def test_a_model_that_cannot_be_used_is_listed_with_the_reason_and_no_other_takes_its_place() -> None:
+    reason = "The provider sketch needs a package, which is not installed"
+    listed = _all(Catalog([], {"sketch": reason}, default="sketch"))
+
+    assert [(model.name, model.available, model.unavailable_reason) for model in listed] == [
+        ("sketch", False, reason)
+    ]
+    assert not any(model.is_default for model in listed)
