@@ -1,4 +1,4 @@
-"""A bare HTTP server on a real socket, which answers exactly as a test says: also wrongly, late, or not at all."""
+"""A bare HTTP server on a real socket, which answers as a test says: also wrongly, late, or not at all."""
 
 from __future__ import annotations
 
@@ -44,7 +44,9 @@ def reply(
 
 def problem(status: int, code: str, detail: str, **more: object) -> Answer:
     """A problem document."""
-    return reply({"detail": detail, "code": code, "status": status, **more}, status, "application/problem+json")
+    return reply(
+        {"detail": detail, "code": code, "status": status, **more}, status, "application/problem+json"
+    )
 
 
 def stream(*pieces: str, pause: float = 0.0) -> Answer:
@@ -120,7 +122,7 @@ class RawServer:
             threading.Thread(target=self._converse, args=(connection,), daemon=True).start()
 
     def _converse(self, connection: socket.socket) -> None:
-        with connection, contextlib.suppress(OSError):
+        with connection, contextlib.suppress(OSError, ValueError):  # a client may leave, or speak TLS
             got = _receive(connection)
             if got is None:
                 return

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,60 +63,86 @@ StartUp = Callable[..., Up]
 
 
 @pytest.fixture
-def home() -> Iterator[Path]:
+def new_home() -> Iterator[Path]:
     """A home that does not exist yet, in a folder that an unprivileged user may enter."""
-    folder = Path(tempfile.mkdtemp(prefix="fleek-home-", dir="/tmp"))
-    folder.chmod(0o755)
-    yield folder / "home"
-    for pid in processes_of(folder):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    shutil.rmtree(folder)
+    with _folder() as folder:
+        yield folder / "home"
+
+
+@pytest.fixture(scope="session")
+def used_home() -> Iterator[Path]:
+    """A home after its first start: made once, for tests to copy."""
+    with _folder() as folder:
+        up = _start(folder / "home", folder, ["--workers", "0"])
+        up.wait_ready()
+        code, _ = up.end()
+        assert code == 0, up.said
+        yield folder / "home"
 
 
 @pytest.fixture
-def start_up(home: Path, tmp_path: Path) -> Iterator[StartUp]:
-    """A function that starts `script/up` on the home, by default without workers and on any free port."""
+def home(used_home: Path) -> Iterator[Path]:
+    """A home of a test's own, which was started before."""
+    with _folder() as folder:
+        subprocess.run(["cp", "-a", used_home, folder / "home"], check=True)
+        yield folder / "home"
+
+
+@pytest.fixture
+def start_up(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[StartUp]:
+    """A function that starts `script/up`: on the fixture `home` unless told, without workers unless told."""
     started: list[Up] = []
 
     def start(
+        home: Path | None = None,
         *flags: str,
-        port: int = 0,
         workers: int = 0,
         ready: bool = True,
         environment: dict[str, str] | None = None,
     ) -> Up:
-        errors = tmp_path / f"up-{len(started)}.err"
-        command = [
-            ROOT / "script" / "up",
-            "--home",
-            home,
-            "--port",
-            str(port),
-            "--workers",
-            str(workers),
-            *flags,
-        ]
-        began = time.monotonic()
-        with errors.open("w") as file:
-            process = subprocess.Popen(
-                command,
-                stdout=subprocess.PIPE,
-                stderr=file,
-                text=True,
-                cwd=tmp_path,
-                env=clean_environment(environment),
-            )
-        started.append(Up(process, errors, began, facts={}))
+        folder = tmp_path / f"up-{len(started)}"
+        folder.mkdir()
+        home = home or request.getfixturevalue("home")
+        up = _start(home, folder, ["--workers", str(workers), *flags], environment)
+        started.append(up)
         if ready:
-            started[-1].wait_ready()
-        return started[-1]
+            up.wait_ready()
+        return up
 
     yield start
     for up in started:
         if up.process.poll() is None:
             up.process.kill()
         up.process.communicate()
+
+
+@contextlib.contextmanager
+def _folder() -> Iterator[Path]:
+    """What still runs in the folder at the end is killed: one failed test must not disturb the next."""
+    folder = Path(tempfile.mkdtemp(prefix="fleek-home-", dir="/tmp"))
+    folder.chmod(0o755)
+    try:
+        yield folder
+    finally:
+        for pid in processes_of(folder):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        shutil.rmtree(folder)
+
+
+def _start(home: Path, folder: Path, flags: Sequence[str], environment: dict[str, str] | None = None) -> Up:
+    command = [str(ROOT / "script" / "up"), "--home", str(home), "--port", "0", *flags]
+    began = time.monotonic()
+    with (folder / "up.err").open("w") as errors:
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            cwd=folder,
+            env=clean_environment(environment),
+        )
+    return Up(process, folder / "up.err", began, facts={})
 
 
 def clean_environment(extra: dict[str, str] | None = None) -> dict[str, str]:

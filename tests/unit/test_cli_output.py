@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 
 import pytest
+from tests.raw_server import RawServer, reply
 
 from fleek import __version__
 from fleek.cli.exits import CommandError, ExitCode, as_command_error
 from fleek.cli.main import execute
-from fleek.cli.output import Output, clean, problem, to_json
+from fleek.cli.output import Output, _shorten, clean, problem, to_json
 from fleek.core.errors import (
     ConfigurationError,
     Conflict,
@@ -38,7 +40,9 @@ def test_control_characters_are_shown_instead_of_obeyed(text: str, shown: str) -
     assert clean(text) == shown
 
 
-@pytest.mark.parametrize("text", ["\x1b[2J", "\x9b2J", "\u202e", "\ud83d", "\u2028", 'quote " and \\', "灯台"])
+@pytest.mark.parametrize(
+    "text", ["\x1b[2J", "\x9b2J", "\u202e", "\ud83d", "\u2028", 'quote " and \\', "灯台"]
+)
 def test_json_holds_no_control_characters_and_reads_back_the_same(text: str) -> None:
     printed = to_json({"prompt": text}, indent=2)
 
@@ -50,6 +54,21 @@ def test_rows_are_tab_separated_where_no_terminal_reads_them(capsys: pytest.Capt
     Output().rows(("ID", "OK", "PROMPT"), [("1", True, "a\tb\x1b[31m"), ("2", None, ["x"])])
 
     assert capsys.readouterr().out == '1\tyes\ta\\tb\\x1b[31m\n2\t\t["x"]\n'
+
+
+@pytest.mark.parametrize(
+    ("cell", "shown"),
+    [
+        ("2026-11-20T12:00:00.123Z", "0s ago"),
+        ("2026-11-20T11:58:30Z", "90s ago"),
+        ("2026-11-20T11:57:30Z", "2m ago"),
+        ("2026-11-20T09:30:00Z", "2h ago"),
+        ("2026-10-20T12:00:00Z", "31d ago"),
+        ("2026-11-20", "2026-11-20"),
+    ],
+)
+def test_a_table_shows_the_age_of_moments(cell: str, shown: str) -> None:
+    assert _shorten(cell, datetime(2026, 11, 20, 12, tzinfo=UTC)) == shown
 
 
 def test_with_json_nothing_but_data_is_said(capsys: pytest.CaptureFixture[str]) -> None:
@@ -154,19 +173,12 @@ class TestProgram:
         self, debug: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         monkeypatch.setenv("FLEEK_DEBUG", debug)
-
-        # Nothing is a dictionary without its parts: a server that speaks JSON, but is no Fleek, shows that.
-        with pytest.MonkeyPatch.context() as broken:
-            broken.setattr(Output, "document", _fail)
-            broken.setenv("FLEEK_URL", "")
-            code = execute(["doctor", "--json"])
+        with RawServer() as server:
+            server.on("GET /v1/models", reply({"something": "else"}))
+            code = execute(["models", "ls", "--url", server.url])
 
         said = capsys.readouterr().err
         assert code == ExitCode.BUG
-        assert "FLEEK_DEBUG=1" in said
+        assert "error: Something that nobody expected happened: KeyError: 'items'\n" in said
+        assert "hint: FLEEK_DEBUG=1 shows where" in said
         assert ("Traceback" in said) is bool(debug)
-
-
-def _fail(*_arguments: object) -> None:
-    message = "boom"
-    raise ZeroDivisionError(message)

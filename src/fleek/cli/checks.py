@@ -10,7 +10,7 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -119,6 +119,8 @@ async def _bounded(check: Check, settings: Settings) -> Finding:
         found = failed(f"no answer within {CHECK_SECONDS:g} s", check.remedy)
     except FleekError as error:
         found = failed(error.message, check.remedy)
+    except OSError as error:
+        found = failed((error.strerror or str(error)).lower(), check.remedy)
     except Exception as error:  # noqa: BLE001  a check never ends the others
         found = failed(f"{type(error).__name__}: {error}".removesuffix(": "), check.remedy)
     return Finding(check.name, found.verdict, found.detail, found.remedy)
@@ -161,8 +163,12 @@ async def _check_secret(settings: Settings) -> Finding:
 
 
 async def _check_disk(settings: Settings) -> Finding:
-    free = shutil.disk_usage(settings.home).free
-    detail = f"{free / 1024**3:.1f} GiB free at {settings.home}"
+    return judge_disk(shutil.disk_usage(settings.home).free, str(settings.home))
+
+
+def judge_disk(free: int, place: str) -> Finding:
+    """Whether so many free bytes are enough."""
+    detail = f"{free / 1024**3:.1f} GiB free at {place}"
     if free < _NO_DISK:
         return failed(detail, "make room: PostgreSQL stops when its disk is full")
     if free < _LOW_DISK:
@@ -176,8 +182,13 @@ async def _check_database(settings: Settings) -> Finding:
         version = connection.get_server_version()
     finally:
         await connection.close()
-    detail = f"PostgreSQL {version.major}.{version.minor}"
-    if version.major < _OLDEST_POSTGRES:
+    return judge_version(version.major, version.minor)
+
+
+def judge_version(major: int, minor: int) -> Finding:
+    """Whether this PostgreSQL is new enough."""
+    detail = f"PostgreSQL {major}.{minor}"
+    if major < _OLDEST_POSTGRES:
         return failed(f"{detail} is too old", f"upgrade to PostgreSQL {_OLDEST_POSTGRES} or newer")
     return ok(detail)
 
@@ -198,9 +209,13 @@ async def _check_clock(settings: Settings) -> Finding:
         after = datetime.now(UTC)
     finally:
         await connection.close()
-    skew = abs((theirs - (before + (after - before) / 2)).total_seconds())
-    detail = f"{skew:.2f} s apart from the database"
-    if skew > _MAX_SKEW_SECONDS:
+    return judge_skew((theirs - (before + (after - before) / 2)).total_seconds())
+
+
+def judge_skew(seconds: float) -> Finding:
+    """Whether the database's clock and ours agree well enough."""
+    detail = f"{abs(seconds):.2f} s apart from the database"
+    if abs(seconds) > _MAX_SKEW_SECONDS:
         # Jobs do not mind, for the database's clock decides about them; signed URLs and logs do.
         return warning(detail, "set both clocks by NTP: signed URLs expire early or late otherwise")
     return ok(detail)
@@ -216,6 +231,9 @@ async def _check_broker(settings: Settings) -> Finding:
 
 
 async def _check_storage(settings: Settings) -> Finding:
+    if settings.storage_url is None and not settings.home.is_dir():
+        # Opening the store would make the folder, and a doctor changes nothing.
+        return failed("it lies in the home, which does not exist", "see home, or set FLEEK_STORAGE_URL")
     # The check writes, reads and deletes; it signs nothing, so any key will do.
     storage = open_media_storage(settings, UrlSigner(secrets.token_bytes()))
     try:
@@ -232,14 +250,17 @@ async def _check_models(settings: Settings) -> Finding:
     finally:
         for provider in loaded.providers.values():
             await provider.aclose()
-    reasons = "; ".join(f"{name}: {reason}" for name, reason in catalog.unavailable.items())
-    if not catalog.names:
-        return failed(
-            f"none can be used; {reasons}", "correct fleek.toml, or remove it to use the demo model"
-        )
+    return judge_models(catalog.names, catalog.unavailable)
+
+
+def judge_models(names: Sequence[str], unavailable: Mapping[str, str]) -> Finding:
+    """Whether there is a model to ask, and which ones cannot be used."""
+    reasons = "; ".join(f"{name}: {reason}" for name, reason in unavailable.items())
+    if not names:
+        return failed(f"none can be used; {reasons}", "correct fleek.toml, or remove it for the demo model")
     if reasons:
         return warning(reasons, "install or configure what is missing, or remove the model from fleek.toml")
-    return ok(", ".join(catalog.names))
+    return ok(", ".join(names))
 
 
 async def _check_workers(settings: Settings) -> Finding:

@@ -17,8 +17,9 @@ from fleek.local.process import Escalation, Process, Program, spawn, stop_leftov
 from fleek.local.valkey import ValkeyServer
 from fleek.settings import PREFIX, Settings
 
-_WORKER_GRACE_SECONDS = 8
-"""Seconds in which running jobs may end at a stop: all of it must be over within 10."""
+_WORKER_GRACE_SECONDS = 5
+"""Seconds in which running jobs may end at a stop. Celery hears of it up to one second late, giving jobs back
+takes a moment, then the servers stop: all of it must be over within 10."""
 _LEAST_CONNECTIONS, _SPARE_CONNECTIONS = 200, 40
 _LEFTOVER_STOP: Escalation = ((signal.SIGTERM, 2.0),)
 

@@ -40,7 +40,7 @@ _SILENCE_SECONDS = 20.0
 _ATTEMPTS = 6
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 2.0
 _TRY_AGAIN = frozenset({408, 425, 429, 502, 503, 504})
-_START_HINT = "start one with script/up (or `fleek up`), or name one with --url"
+_START_HINT = "start one with script/up, name one with --url, or its home with FLEEK_HOME"
 _NAMES_A_HOME = {".env": r"(?im)^\s*(export\s+)?FLEEK_HOME\s*=", "fleek.toml": r"(?m)^\s*home\s*="}
 
 
@@ -118,8 +118,9 @@ def model_path(name: str) -> str:
 class Client:
     """One Fleek, over HTTP."""
 
-    def __init__(self, base_url: str) -> None:
+    def __init__(self, base_url: str, *, first_pause: float = _FIRST_PAUSE) -> None:
         self.base_url = base_url
+        self._first_pause = first_pause
         # A proxy that the environment names reaches other machines, not this one.
         self._http = Http(use_proxies=not is_loopback(urlsplit(base_url).hostname or ""))
 
@@ -182,7 +183,7 @@ class Client:
         attempt, may_have_arrived = 0, False
         while True:
             attempt += 1
-            pause = min(_FIRST_PAUSE * 2.0 ** (attempt - 1), _LONGEST_PAUSE)
+            pause = min(self._first_pause * 2.0 ** (attempt - 1), _LONGEST_PAUSE)
             try:
                 reply = self._send_once(method, url, headers or {}, body)
             except NoAnswerError as error:
@@ -204,7 +205,11 @@ class Client:
         if content is not None:
             sent["Content-Type"] = "application/json"
         with self._http.open(method, url, headers=sent, body=content, timeout=_ANSWER_SECONDS) as answer:
-            return Reply(answer.status, answer.headers, answer.read())
+            reply = Reply(answer.status, answer.headers, answer.read())
+        if reply.is_truncated:
+            reason = "its answer broke off"
+            raise NoAnswerError(reason, may_have_arrived=True)
+        return reply
 
     def _checked(self, reply: Reply) -> Reply:
         """The reply, if it is one of Fleek's and no refusal."""
@@ -256,6 +261,12 @@ class Reply:
     def is_success(self) -> bool:
         """2xx."""
         return self.status // 100 == 2  # noqa: PLR2004  the class of success
+
+    @property
+    def is_truncated(self) -> bool:
+        """Whether it should be JSON and is none: a connection that breaks can look like an end."""
+        claims_json = "json" in self.headers.get("content-type", "json")
+        return self.is_success and claims_json and self.json is None
 
     @property
     def is_servers_fault(self) -> bool:

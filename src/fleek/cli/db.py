@@ -30,7 +30,8 @@ def upgrade(
     _move(Output(as_json), url, lambda: migrate.upgrade(url, revision))
 
 
-@app.command("downgrade")
+# Otherwise `-1` would be an option that nobody knows.
+@app.command("downgrade", context_settings={"ignore_unknown_options": True})
 def downgrade(
     revision: Annotated[
         str, typer.Argument(help="A revision, `-1` for one step back, `base` for nothing left")
@@ -89,9 +90,18 @@ def _revision(url: str) -> str | None:
 
 
 def _database_url() -> str:
-    from fleek.settings import load_settings  # noqa: PLC0415  pydantic is slow to import
+    from sqlalchemy.engine import make_url  # noqa: PLC0415  slow to import
+    from sqlalchemy.exc import ArgumentError  # noqa: PLC0415
 
-    return load_settings().resolved_database_url
+    from fleek.settings import load_settings  # noqa: PLC0415
+
+    url = load_settings().resolved_database_url
+    try:
+        make_url(url)
+    except (ArgumentError, ValueError):
+        hint = "it looks like postgresql+asyncpg://user@host/name"
+        raise usage_error("FLEEK_DATABASE_URL is not the URL of a database", hint) from None
+    return url
 
 
 def _confirm(revision: str) -> None:

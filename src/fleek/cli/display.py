@@ -30,18 +30,22 @@ _PHRASES: Mapping[str, str] = {
 
 
 class Display(Protocol):
-    """Shows one job."""
+    """Shows one job, between `start` and `close`."""
+
+    def start(self) -> None:
+        """Begin."""
+        ...
 
     def show(self, change: Change) -> None:
         """Take in what happened."""
         ...
 
     def close(self) -> None:
-        """Leave the terminal as it was; may be called twice."""
+        """Leave the terminal as it was, also after a start that was interrupted."""
         ...
 
 
-def open_display(output: Output) -> Display:
+def choose_display(output: Output) -> Display:
     """The display that suits standard error."""
     if output.as_json and not sys.stderr.isatty():
         return Silence()
@@ -50,6 +54,9 @@ def open_display(output: Output) -> Display:
 
 class Silence:
     """For programs."""
+
+    def start(self) -> None:
+        """Show nothing."""
 
     def show(self, change: Change) -> None:
         """Show nothing."""
@@ -65,9 +72,16 @@ class Lines:
         self._say = say
         self._last = ""
 
+    def start(self) -> None:
+        """There is nothing to say yet."""
+
     def show(self, change: Change) -> None:
         """Say what happened, unless it was said just before; the end is told by the command itself."""
-        if change.kind == "progress" or change.kind in TERMINAL_EVENTS or change.data.get("status") in TERMINAL:
+        if (
+            change.kind == "progress"
+            or change.kind in TERMINAL_EVENTS
+            or change.data.get("status") in TERMINAL
+        ):
             return
         text = phrase(change)
         if text != self._last:
@@ -94,6 +108,9 @@ class Bar:
             transient=True,
         )
         self._task = self._bar.add_task(_PHRASES[Status.IN_QUEUE], total=None)
+
+    def start(self) -> None:
+        """Draw the bar, and keep it moving."""
         self._bar.start()
 
     def show(self, change: Change) -> None:

@@ -94,9 +94,10 @@ def generate(  # noqa: PLR0913  one parameter a flag
     )
     destination = Destination(output, force, n)
     _check(destination, no_wait=no_wait, as_json=as_json)
+    key = uuid.uuid4().hex if idempotency_key is None else parse_key(idempotency_key)
     client = open_client(url)
     with heeding_sigterm():
-        job = _submit(client, Output(as_json), body, idempotency_key or uuid.uuid4().hex)
+        job = _submit(client, Output(as_json), body, key)
         if no_wait:
             _print_accepted(Output(as_json), job, own_command("jobs", "watch", job["id"], url=url))
         else:
@@ -135,6 +136,13 @@ def parse_duration(text: str) -> int:
     if match is None:
         raise usage_error(f"--deadline {text!r} is not a time", "examples: 90, 90s, 15m, 2h, 1d")
     return int(match[1]) * _UNITS[match[2]]
+
+
+def parse_key(key: str) -> str:
+    """The key, if a header can carry it."""
+    if re.fullmatch(r"[!-~]{1,255}", key) is None:
+        raise usage_error("--idempotency-key takes 1 to 255 visible ASCII characters")
+    return key
 
 
 def _without_absent(**values: Any) -> dict[str, Any]:  # noqa: ANN401  any JSON value

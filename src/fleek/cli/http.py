@@ -1,7 +1,7 @@
 """HTTP for the command line, by the standard library alone.
 
-A command lives for a second or two and sends a handful of requests. The client library that the rest of Fleek
-uses costs a quarter of a second to import, which is most of what `fleek generate` may take to start.
+A command lives for a second or two and sends a handful of requests. Measured: the first one leaves 0.2 s
+after `fleek generate` was started, and 0.3 s after it with the client library that the rest of Fleek uses.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import errno
 import socket
 import ssl
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
 from typing import Any
 from urllib import request as urllib_request
-from urllib.error import URLError
+from urllib.error import HTTPError, URLError
 
 _LONGEST_LINE = 1024 * 1024
 """Bytes of one line of an event stream; a longer one is no event of ours."""
@@ -25,7 +25,7 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
 class NoAnswerError(Exception):
-    """No answer came, or half of one. `may_have_arrived` says whether the server can have seen the request."""
+    """No answer came, or half of one. `may_have_arrived`: whether the server can have seen the request."""
 
     def __init__(self, reason: str, *, may_have_arrived: bool) -> None:
         super().__init__(reason)
@@ -35,7 +35,7 @@ class NoAnswerError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ServerEvent:
-    """One event of https://html.spec.whatwg.org/multipage/server-sent-events.html; `id` is empty without one."""
+    """One event (https://html.spec.whatwg.org/multipage/server-sent-events.html); `id` may be empty."""
 
     name: str
     data: str
@@ -57,12 +57,12 @@ class Answer:
 
     def read(self) -> bytes:
         """The whole body."""
-        with _translated(may_have_arrived=True):
+        with _translated():
             return self._response.read()
 
     def chunks(self) -> Iterator[bytes]:
         """The body in pieces. An answer that breaks off may look complete: compare a checksum."""
-        with _translated(may_have_arrived=True):
+        with _translated():
             while chunk := self._response.read(_CHUNK):
                 yield chunk
 
@@ -85,7 +85,7 @@ class Answer:
                 event_id = value
 
     def _lines(self) -> Iterator[str]:
-        with _translated(may_have_arrived=True):
+        with _translated():
             while line := self._response.readline(_LONGEST_LINE):
                 yield line.decode(errors="replace").rstrip("\r\n")
 
@@ -106,6 +106,7 @@ class Http:
             _OnlyRedirects(),
         ):
             self._opener.add_handler(handler)
+        self._opener.addheaders = [("User-Agent", "fleek")]
 
     @contextmanager
     def open(
@@ -122,7 +123,7 @@ class Http:
         Raises NoAnswerError, also from within the block's reading.
         """
         request = urllib_request.Request(url, body, dict(headers or {}), method=method)  # noqa: S310  only HTTP has a handler
-        with _translated(may_have_arrived=False):
+        with _translated():
             response = self._opener.open(request, timeout=timeout)
         assert isinstance(response, HTTPResponse)  # noqa: S101  the handlers above give nothing else
         with response:
@@ -133,19 +134,29 @@ class _OnlyRedirects(urllib_request.HTTPErrorProcessor):
     """Answers that are no success are answers; only redirects need more work."""
 
     def http_response(self, request: urllib_request.Request, response: HTTPResponse) -> Any:  # noqa: ANN401  as typeshed has it
-        """Hand a redirect to its handler, and everything else to the caller."""
-        return super().http_response(request, response) if response.status in _REDIRECTS else response
+        """Hand a redirect of GET to its handler, and everything else to the caller."""
+        if request.get_method() != "GET" or response.status not in _REDIRECTS:
+            return response
+        try:
+            return super().http_response(request, response)
+        except ValueError as error:
+            response.close()
+            reason = "it redirects to what is no URL"
+            raise URLError(reason) from error
 
     https_response = http_response
 
 
 @contextmanager
-def _translated(*, may_have_arrived: bool) -> Iterator[None]:
+def _translated() -> Iterator[None]:
     """Turns what sockets, TLS and HTTP raise into NoAnswerError."""
     try:
         yield
+    except HTTPError as error:
+        error.close()
+        raise NoAnswerError("it redirects in circles, or to nowhere", may_have_arrived=True) from error
     except URLError as error:
-        cause = error.reason if isinstance(error.reason, Exception) else error
+        cause = error.reason if isinstance(error.reason, Exception) else HTTPException(error.reason)
         raise NoAnswerError(_describe(cause), may_have_arrived=not _never_connected(cause)) from error
     except (OSError, HTTPException) as error:
         raise NoAnswerError(_describe(error), may_have_arrived=True) from error
@@ -153,7 +164,7 @@ def _translated(*, may_have_arrived: bool) -> Iterator[None]:
 
 def _never_connected(error: Exception) -> bool:
     """Whether nothing can have been sent: connecting failed, or finding the host, or TLS."""
-    if isinstance(error, socket.gaierror | ssl.SSLError | TimeoutError | URLError):
+    if isinstance(error, socket.gaierror | ssl.SSLError | TimeoutError):
         return True
     return isinstance(error, OSError) and error.errno in _NOBODY_THERE
 
@@ -164,7 +175,6 @@ def _describe(error: Exception) -> str:
         return "no answer in time"
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not trusted ({error.verify_message})"
-    with suppress(AttributeError):
-        if isinstance(error, OSError) and error.strerror:
-            return error.strerror.lower()
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
     return str(error) or type(error).__name__

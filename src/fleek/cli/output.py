@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, TextIO
 
 import typer
@@ -25,7 +26,9 @@ _UNSAFE = re.compile(
     "\ud800-\udfff]"  # halves of a character, which cannot be encoded
 )
 _SHORT_ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
-_MOMENT = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)(?:\.\d+)?Z")
+_MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z")
+_LEAST_LAST = 12
+"""Characters that the last column of a table has at least."""
 _STATUS_STYLES = {"completed": "green", "error": "red", "canceled": "yellow", "processing": "cyan"}
 
 JsonOption = typer.Option("--json", help="Print JSON on stdout; errors are one JSON problem on stderr")
@@ -139,10 +142,15 @@ def _text(value: object) -> str:
     return str(value)
 
 
-def _shorten(cell: str) -> str:
-    """A moment without its fraction of a second: a person does not need it."""
-    match = _MOMENT.fullmatch(cell)
-    return f"{match[1]} {match[2]}Z" if match else cell
+def _shorten(cell: str, now: datetime) -> str:
+    """A moment as its age: in 80 columns a table has no room for more. `now` is aware."""
+    if _MOMENT.fullmatch(cell) is None:
+        return cell
+    seconds = max(int((now - datetime.fromisoformat(cell)).total_seconds()), 0)
+    for unit, length in (("d", 86_400), ("h", 3600), ("m", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds // length}{unit} ago"
+    return f"{seconds}s ago"
 
 
 def _say(label: str, message: str, hint: str | None, colour: str | None = None) -> None:
@@ -161,14 +169,17 @@ def _print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
+    now = datetime.now(UTC)
+    shown = [[_shorten(cell, now) for cell in row] for row in rows]
+    widths = [max(len(cell) for cell in column) for column in zip(titles, *shown, strict=True)]
     table = Table(box=None, pad_edge=False, header_style="bold")
-    rows = [[_shorten(cell) for cell in row] for row in rows]
-    for position, title in enumerate(titles):
-        # Half an id is of no use: in a narrow terminal only the last column gives way.
-        widest = max(len(title), *(len(row[position]) for row in rows))
-        min_width = None if position == len(titles) - 1 else widest
-        table.add_column(title, no_wrap=True, min_width=min_width)
-    for row in rows:
+    for title, width in zip(titles[:-1], widths[:-1], strict=True):
+        table.add_column(title, no_wrap=True, min_width=width)
+    table.add_column(titles[-1], no_wrap=True, min_width=_LEAST_LAST)
+    for row in shown:
         # Text objects hold no markup: a prompt such as `[red]` is printed as it is.
         table.add_row(*(Text(cell, style=_STATUS_STYLES.get(cell, "")) for cell in row))
-    Console(file=sys.stdout, markup=False, highlight=False, emoji=False).print(table)
+    console = Console(file=sys.stdout, markup=False, highlight=False, emoji=False)
+    # Half an id is of no use: a terminal that is too narrow breaks the lines instead.
+    console.width = max(console.width, sum(widths[:-1]) + 2 * len(widths) + _LEAST_LAST)
+    console.print(table)

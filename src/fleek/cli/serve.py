@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-_GRACEFUL_SECONDS = 6
+_GRACEFUL_SECONDS = 4
 """For open streams and waiting requests to end at a stop, before they are closed."""
 _KEEP_ALIVE_SECONDS = 75
 """Longer than the idle time of common load balancers, so that it is they who close a connection."""
@@ -44,6 +44,7 @@ def api(
         port=settings.port,
         loop="uvloop",
         http="httptools",
+        ws="none",
         lifespan="on",
         log_config=None,
         access_log=settings.log_level == "debug",
@@ -69,11 +70,9 @@ def worker(
     ] = None,
 ) -> None:
     """Run one worker process in the foreground."""
-    from importlib import import_module  # noqa: PLC0415  commands that need no server start faster
-
-    from fleek.settings import load_settings  # noqa: PLC0415
+    from fleek.settings import load_settings  # noqa: PLC0415  commands that need no server start faster
+    from fleek.tasks.worker import run_worker  # noqa: PLC0415
 
     level = None if loglevel is None else loglevel.lower()
     settings = load_settings(queues=queues, slots=slots, log_level=level)
-    # By name, as uvicorn loads the api: entry points do not import each other.
-    raise typer.Exit(import_module("fleek.tasks.worker").run_worker(settings))
+    raise typer.Exit(run_worker(settings))

@@ -22,9 +22,9 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
 """Seconds before a program that ended by itself is started again; doubled every time."""
 _STABLE_SECONDS = 60.0
 """A program that ran this long starts with the first pause again."""
-_PROGRAMS_SECONDS = 8.8
-"""From the stop's begin until programs are killed: a worker's grace (8 s), and a little to give jobs back."""
-_SERVERS_SECONDS = 9.3
+_PROGRAMS_SECONDS = 8.3
+"""From the stop's begin until programs are killed: well after a worker's grace time (5 s) has passed."""
+_SERVERS_SECONDS = 9.0
 """From the stop's begin until servers are told to hurry; everything is gone within 10 s."""
 _HURRY_SECONDS = 0.4
 

@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import typer
 
 from fleek.cli.client import Client, job_path
-from fleek.cli.display import Display, open_display
+from fleek.cli.display import Display, choose_display
 from fleek.cli.exits import CommandError, ExitCode
 from fleek.cli.feed import Change, Finished, JobFeed
 from fleek.cli.output import Output
@@ -58,24 +58,37 @@ class Wait:
     def run(self) -> Job:
         """The finished job, however it ended. Raises CommandError when the waiting ends first."""
         deadline = None if self.timeout is None else time.monotonic() + self.timeout
-        display = open_display(self.output)
         try:
             with JobFeed(self.client, self.job_id) as feed:
-                try:
-                    job = self._until(feed, display, deadline)
-                except KeyboardInterrupt as interrupt:
-                    display.close()
-                    job = self._interrupted(feed, interrupt)
+                job = self._show_or_ask(feed, deadline)
         except CommandError as error:
             raise self._lost(error) from error
-        finally:
-            display.close()
+        except KeyboardInterrupt as interrupt:
+            raise self._detached(interrupt) from None
         if job is None:
             raise self._timed_out()
         return job
 
+    def _show_or_ask(self, feed: JobFeed, deadline: float | None) -> Job | None:
+        try:
+            return self._show(feed, deadline)
+        except KeyboardInterrupt as interrupt:
+            # A second Ctrl-C, also while the cancel is on its way, leaves the job alone.
+            is_asked = _is_interactive() and not isinstance(interrupt, Terminated)
+            if is_asked and _wants_cancel(self.job_id):
+                return self._cancel(feed)
+            raise
+
+    def _show(self, feed: JobFeed, deadline: float | None) -> Job | None:
+        """Show what happens until the job's end; None once the deadline (monotonic seconds) has passed."""
+        display = choose_display(self.output)
+        try:
+            display.start()
+            return self._until(feed, display, deadline)
+        finally:
+            display.close()
+
     def _until(self, feed: JobFeed, display: Display, deadline: float | None) -> Job | None:
-        """The finished job, or None once the deadline (monotonic seconds) has passed."""
         while True:
             remaining = None if deadline is None else max(deadline - time.monotonic(), 0)
             news = feed.next(remaining)
@@ -89,30 +102,13 @@ class Wait:
                     if self.on_change is not None:
                         self.on_change(news)
 
-    def _interrupted(self, feed: JobFeed, interrupt: KeyboardInterrupt) -> Job:
-        exit_code = ExitCode.INTERRUPTED
-        if isinstance(interrupt, Terminated):
-            exit_code = ExitCode.TERMINATED
-        else:
-            # A second Ctrl-C, at the question or while the cancel is on its way, leaves the job alone.
-            with suppress(KeyboardInterrupt):
-                if _is_interactive() and _ask(self.job_id):
-                    return self._cancel(feed)
-        raise self._stopped(f"Stopped waiting; job {self.job_id} goes on", exit_code)
-
     def _cancel(self, feed: JobFeed) -> Job:
         """Cancel, and see what became of it: a job that completed first stays completed."""
         self.client.post(job_path(self.job_id, "cancel"))
         self.output.note("Canceling; Ctrl-C again to leave it to itself")
-        display = open_display(self.output)
-        try:
-            job = self._until(feed, display, time.monotonic() + _CANCEL_SECONDS)
-        finally:
-            display.close()
+        job = self._show(feed, time.monotonic() + _CANCEL_SECONDS)
         if job is None:
-            raise self._stopped(
-                "The cancel was requested, but the job has not stopped yet", ExitCode.INTERRUPTED
-            )
+            raise self._stopped("The cancel was requested, but the job has not stopped yet")
         if job["status"] == Status.CANCELED:
             raise self._error("The job was canceled", ExitCode.INTERRUPTED, "canceled", None)
         self.output.note("The job ended before it could be canceled")
@@ -122,7 +118,12 @@ class Wait:
         message = f"The job has not ended after {self.timeout:g} s; it goes on"
         return self._error(message, ExitCode.TIMED_OUT, "timed_out", self._way_back)
 
-    def _stopped(self, message: str, exit_code: ExitCode) -> CommandError:
+    def _detached(self, interrupt: KeyboardInterrupt) -> CommandError:
+        is_terminated = isinstance(interrupt, Terminated)
+        exit_code = ExitCode.TERMINATED if is_terminated else ExitCode.INTERRUPTED
+        return self._stopped(f"Stopped waiting; job {self.job_id} goes on", exit_code)
+
+    def _stopped(self, message: str, exit_code: ExitCode = ExitCode.INTERRUPTED) -> CommandError:
         return self._error(message, exit_code, "interrupted", self._way_back)
 
     def _lost(self, error: CommandError) -> CommandError:
@@ -145,7 +146,7 @@ def _is_interactive() -> bool:
     return sys.stdin.isatty() and sys.stderr.isatty()
 
 
-def _ask(job_id: str) -> bool:
+def _wants_cancel(job_id: str) -> bool:
     """Whether to cancel the job; no answer at all means to leave it running."""
     question = f"\nJob {job_id} is still running. Detach from it, or cancel it? [d/c] "
     while True:

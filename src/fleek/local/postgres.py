@@ -201,7 +201,9 @@ class PostgresServer:
                 standard_input=standard_input.encode(),
             )
         )
-        if not process.wait(120):
+        try:
+            process.wait(120)
+        finally:
             process.kill()
         if process.poll() != 0:
             message = f"{program} failed; its output is in {self.log}"
