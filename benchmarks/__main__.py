@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -13,10 +14,17 @@ from rich.console import Console
 from benchmarks.report import Figure, as_document, as_table
 from benchmarks.rows import ROWS, Effort
 from benchmarks.stage import StageError, open_stage
+from fleek.core.errors import FleekError
 
 _INTERRUPTED = 130
+_WIDTH = 120
+"""Columns of the table where no terminal says how many there are."""
 
 
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
 def main(
     *,
     rows: Annotated[str, typer.Option(help="Which rows, separated by commas")] = ",".join(ROWS),
@@ -38,10 +46,10 @@ def main(
         figures = _measure(wanted, Effort(seconds, rounds, jobs))
     except KeyboardInterrupt:
         raise typer.Exit(_INTERRUPTED) from None
-    except StageError as error:
+    except (StageError, FleekError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None
-    Console().print(as_table(figures))
+    Console(width=None if sys.stdout.isatty() else _WIDTH).print(as_table(figures))
     if json_file is not None:
         json_file.write_text(json.dumps(as_document(figures), indent=2) + "\n")
 
@@ -57,4 +65,4 @@ def _measure(rows: list[str], effort: Effort) -> list[Figure]:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app()

@@ -61,6 +61,10 @@ class Summary:
     faults: Sequence[str]
 
 
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
 def main(  # noqa: PLR0913  one parameter a flag
     *,
     url: Annotated[
@@ -195,4 +199,4 @@ def _environment() -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from statistics import median
 from typing import Any
 
@@ -21,11 +21,15 @@ class Figure:
     row: str
     what: str
     unit: str
-    fleek: float
+    fleek: float = 0.0
     limit_name: str | None = None
     limit: float | None = None
     target: float | None = None
     """Of the ratio to the limit, at least; where there is no limit, of the figure itself, at most."""
+    cpu: float | None = None
+    """Milliseconds of processor time that one operation takes of the process that is measured."""
+    limit_cpu: float | None = None
+    """The same of the limit's process."""
     rounds: Mapping[str, Sequence[float]] = field(default_factory=dict)
     """Every single measurement behind the medians."""
 
@@ -47,49 +51,34 @@ class Figure:
 
 
 def beside(
-    row: str, what: str, unit: str, measured: Mapping[str, Sequence[float]], target: float | None
+    figure: Figure, fleek: Sequence[float], limit_name: str, limit: Sequence[float], target: float
 ) -> Figure:
-    """The figure of two interleaved series: Fleek's is named `fleek`, the other one is the limit."""
-    (limit_name,) = (name for name in measured if name != "fleek")
-    return Figure(
-        row=row,
-        what=what,
-        unit=unit,
-        fleek=median(measured["fleek"]),
+    """A figure whose value and limit are the medians of two series that were taken in turns."""
+    return replace(
+        figure,
+        fleek=median(fleek),
         limit_name=limit_name,
-        limit=median(measured[limit_name]),
+        limit=median(limit),
         target=target,
-        rounds=measured,
+        rounds={"fleek": fleek, "limit": limit},
     )
 
 
 def as_table(figures: Sequence[Figure]) -> Table:
-    """One line a figure."""
-    table = Table(
-        caption="medians of interleaved rounds; the ratio is what counts, not this machine's figures"
-    )
-    for heading, justify in (
-        ("row", "left"),
-        ("measured", "left"),
-        ("Fleek", "right"),
-        ("limit", "right"),
-        ("ratio", "right"),
-        ("target", "right"),
-        ("", "left"),
-    ):
-        table.add_column(heading, justify=justify, no_wrap=heading != "measured")  # type: ignore[arg-type]  # literals in a loop
+    """One line a figure, and one below it for the limit beside it and for the processor time."""
+    table = Table(caption="Medians of rounds in turns. The ratio counts, not what this machine reaches.")
+    table.add_column("row", no_wrap=True)
+    table.add_column("measured")
+    for heading in ("Fleek", "limit", "ratio", "target"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for figure in figures:
-        limit = "-" if figure.limit is None else f"{_number(figure.limit)} {figure.unit}"
-        ratio = "-" if figure.ratio is None else f"{figure.ratio:.2f}"
-        what = figure.what if figure.limit_name is None else f"{figure.what}\n[dim]beside {figure.limit_name}"
         table.add_row(
             figure.row,
-            what,
-            f"{_number(figure.fleek)} {figure.unit}",
-            limit,
-            ratio,
+            figure.what if figure.limit_name is None else f"{figure.what}\n[dim]beside {figure.limit_name}",
+            _value(figure.fleek, figure.unit, figure.cpu),
+            _value(figure.limit, figure.unit, figure.limit_cpu),
+            "" if figure.ratio is None else f"{figure.ratio:.2f}",
             _target(figure),
-            _verdict(figure),
         )
     return table
 
@@ -109,11 +98,14 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"  # noqa: PLR2004  three digits are enough
 
 
+def _value(value: float | None, unit: str, cpu: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{_number(value)} {unit}" + (f"\n[dim]{cpu:.2f} ms CPU" if cpu else "")
+
+
 def _target(figure: Figure) -> str:
     if figure.target is None:
-        return "-"
-    return f"≤ {_number(figure.target)} {figure.unit}" if figure.ratio is None else f"≥ {figure.target:.2f}"
-
-
-def _verdict(figure: Figure) -> str:
-    return {None: "", True: "[green]met", False: "[yellow]not met"}[figure.is_met]
+        return ""
+    text = f"≤ {_number(figure.target)} {figure.unit}" if figure.ratio is None else f"≥ {figure.target:.2f}"
+    return f"[green]{text}\nmet" if figure.is_met else f"[yellow]{text}\nnot met"

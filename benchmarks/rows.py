@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from statistics import median, quantiles
 
@@ -13,19 +13,29 @@ from tests.prompts import read_prompts
 from benchmarks import blank
 from benchmarks.load import Load, request
 from benchmarks.report import Figure, beside
-from benchmarks.stage import Server, Stage
+from benchmarks.stage import Server, Stage, StageError
 
 _CONNECTIONS = 16
 _WARM_UP_SECONDS = 1.0
 _KNOWN_JOBS = 1000
 """Jobs and rows whose status is asked for, in turn."""
-_OVERHEAD_JOBS = 200
-_OVERHEAD_PAUSE = 0.02
-"""Seconds of rest between two jobs at low load."""
+_WARM_UP_JOBS = 20
+_REST = 0.02
+"""Seconds between two jobs at low load."""
+_MODELS = ("demo", blank.NAME)
+"""What a user has at once, and a provider that costs nothing: the difference is the drawing."""
 _THREADS = 4
 """Of the no-op worker: more only take each other's turns."""
 _SMALL = {"width": 64, "height": 64, "input": {"delay_seconds": 0}}
 _ACCEPTED, _OK = 202, 200
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """One measurement of one side: answers a second, and milliseconds of CPU an answer."""
+
+    rate: float
+    cpu: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +45,7 @@ class Effort:
     seconds: float = 3.0
     rounds: int = 5
     jobs: int = 2000
-    """Jobs of one round of a pipeline."""
+    """Jobs of one round of a pipeline; the overhead is that of a tenth."""
 
 
 def measure_generator(stage: Stage, effort: Effort) -> Iterator[Figure]:
@@ -49,72 +59,65 @@ def measure_generator(stage: Stage, effort: Effort) -> Iterator[Figure]:
 
 def measure_submit(stage: Stage, effort: Effort) -> Iterator[Figure]:
     """Accepting jobs; no worker runs, so both databases only grow."""
+    figure = Figure("submit", f"POST /v1/media/generate, {_CONNECTIONS} connections", "/s")
     with stage.fleek_api() as fleek, stage.bare_api() as bare:
-        loads = {
-            "fleek": Load(fleek.port, _submits(), _ACCEPTED, _CONNECTIONS),
-            "a bare route, one INSERT": Load(bare.port, _bare_submits(), _ACCEPTED, _CONNECTIONS),
-        }
-        measured = _interleave(stage, loads, effort)
-    yield beside("submit", f"POST /v1/media/generate, {_CONNECTIONS} connections", "/s", measured, 0.55)
+        yield _compare(
+            stage,
+            effort,
+            figure,
+            (fleek, Load(fleek.port, _submits(), _ACCEPTED, _CONNECTIONS)),
+            (bare, Load(bare.port, _bare_submits(), _ACCEPTED, _CONNECTIONS)),
+            limit_name="a bare route, one INSERT",
+            target=0.55,
+        )
 
 
 def measure_status(stage: Stage, effort: Effort) -> Iterator[Figure]:
     """Asking for the status of known jobs."""
+    figure = Figure("status", f"GET /v1/media/status/{{id}}, {_CONNECTIONS} connections", "/s")
     with stage.fleek_api() as fleek, stage.bare_api() as bare:
         jobs, rows = _make_known(stage, fleek, _submits()), _make_known(stage, bare, _bare_submits())
-        paths = [request("GET", f"/v1/media/status/{job}") for job in jobs]
-        loads = {
-            "fleek": Load(fleek.port, paths, _OK, _CONNECTIONS),
-            "a bare route, one SELECT": Load(
-                bare.port, [request("GET", f"/jobs/{row}") for row in rows], _OK, _CONNECTIONS
-            ),
-        }
-        measured = _interleave(stage, loads, effort)
-    yield beside("status", f"GET /v1/media/status/{{id}}, {_CONNECTIONS} connections", "/s", measured, 0.6)
+        asks = [request("GET", f"/v1/media/status/{job}") for job in jobs]
+        bare_asks = [request("GET", f"/jobs/{row}") for row in rows]
+        yield _compare(
+            stage,
+            effort,
+            figure,
+            (fleek, Load(fleek.port, asks, _OK, _CONNECTIONS)),
+            (bare, Load(bare.port, bare_asks, _OK, _CONNECTIONS)),
+            limit_name="a bare route, one SELECT",
+            target=0.6,
+        )
 
 
-def measure_overhead(stage: Stage, effort: Effort) -> Iterator[Figure]:  # noqa: ARG001  one kind of effort only
+def measure_overhead(stage: Stage, effort: Effort) -> Iterator[Figure]:
     """One small job at a time, from accept to completion: by the database's clock and by the client's."""
+    stage.forget()
     with stage.fleek_api() as fleek, stage.fleek_worker():
-        for model in ("demo", blank.NAME):
+        for model in _MODELS:
             requests = _submits(model, headers="Prefer: wait=30\r\n")
-            stage.load(Load(fleek.port, requests, _OK, connections=1, count=20))
-            load = Load(
-                fleek.port, requests, _OK, 1, count=_OVERHEAD_JOBS, pause=_OVERHEAD_PAUSE, keep_bodies=True
-            )
-            answers = stage.load(load)
+            stage.load(Load(fleek.port, requests, _OK, connections=1, count=_WARM_UP_JOBS))
+            load = Load(fleek.port, requests, _OK, connections=1, count=effort.jobs // 10, pause=_REST)
+            answers = stage.load(replace(load, keep_bodies=True))
             inside = [_milliseconds_of(json.loads(body)) for body in answers.bodies]
             seen = [seconds * 1000 for seconds in answers.latencies]
-            what = f"accepted -> completed, one job at a time, model {model}"
-            yield Figure("overhead", f"{what}, p50", "ms", median(inside), target=10.0)
-            yield Figure("overhead", f"{what}, p99", "ms", _p99(inside), target=50.0)
-            yield Figure(
-                "overhead",
-                f"the same as a client sees it (Prefer: wait), model {model}, p50",
-                "ms",
-                median(seen),
-            )
-            yield Figure(
-                "overhead",
-                f"the same as a client sees it (Prefer: wait), model {model}, p99",
-                "ms",
-                _p99(seen),
-            )
+            yield from _percentiles(f"accepted -> completed, one at a time, model {model}", inside, (10, 50))
+            yield from _percentiles(f"the same, as a client sees it, model {model}", seen)
 
 
 def measure_pipeline(stage: Stage, effort: Effort) -> Iterator[Figure]:
     """From the start of one worker process until a full queue is empty; beside Celery with no-op tasks."""
-    limit = f"Celery no-op tasks, -P threads -c {_THREADS}"
-    measured: dict[str, dict[str, list[float]]] = {model: {"fleek": []} for model in ("demo", blank.NAME)}
+    rates: dict[str, list[float]] = {model: [] for model in _MODELS}
     celery = []
     with stage.fleek_api() as api:
         for _ in range(effort.rounds):
-            for model, series in measured.items():
-                series["fleek"].append(_drain(stage, api, model, effort.jobs))
+            for model in _MODELS:
+                rates[model].append(_drain(stage, api, model, effort.jobs))
             celery.append(stage.run_celery(effort.jobs, _THREADS))
-    for model, series in measured.items():
+    for model in _MODELS:
         what = f"{effort.jobs} queued jobs, 64 x 64, one worker process, model {model}"
-        yield beside("pipeline", what, "/s", series | {limit: celery}, 0.7)
+        limit_name = f"Celery no-op tasks, -P threads -c {_THREADS}"
+        yield beside(Figure("pipeline", what, "/s"), rates[model], limit_name, celery, 0.7)
 
 
 ROWS: Mapping[str, Callable[[Stage, Effort], Iterator[Figure]]] = {
@@ -126,19 +129,43 @@ ROWS: Mapping[str, Callable[[Stage, Effort], Iterator[Figure]]] = {
 }
 
 
-def _interleave(stage: Stage, loads: Mapping[str, Load], effort: Effort) -> dict[str, list[float]]:
-    """Rates of each load, one after the other and over again; the first turn only warms up."""
-    rates: dict[str, list[float]] = {name: [] for name in loads}
-    for load in loads.values():
-        stage.load(_lasting(load, _WARM_UP_SECONDS))
-    for _ in range(effort.rounds):
-        for name, load in loads.items():
-            rates[name].append(stage.load(_lasting(load, effort.seconds)).rate)
-    return rates
+def _compare(  # noqa: PLR0913  two sides, and what to say of them
+    stage: Stage,
+    effort: Effort,
+    figure: Figure,
+    fleek: tuple[Server, Load],
+    limit: tuple[Server, Load],
+    *,
+    limit_name: str,
+    target: float,
+) -> Figure:
+    """Rates of both sides, one after the other and over again; the first turn only warms up."""
+    for _, load in (fleek, limit):
+        stage.load(replace(load, seconds=min(effort.seconds, _WARM_UP_SECONDS)))
+    turns = [
+        [_measure(stage, *side, effort.seconds) for side in (fleek, limit)] for _ in range(effort.rounds)
+    ]
+    ours, theirs = zip(*turns, strict=True)
+    compared = beside(figure, [one.rate for one in ours], limit_name, [one.rate for one in theirs], target)
+    cpu, limit_cpu = (median(one.cpu for one in side) for side in (ours, theirs))
+    return replace(compared, cpu=cpu, limit_cpu=limit_cpu)
 
 
-def _lasting(load: Load, seconds: float) -> Load:
-    return Load(load.port, load.requests, load.expected, load.connections, seconds)
+def _measure(stage: Stage, server: Server, load: Load, seconds: float) -> _Turn:
+    before = server.cpu_seconds()
+    answers = stage.load(replace(load, seconds=seconds))
+    used = server.cpu_seconds() - before
+    return _Turn(answers.rate, cpu=1000 * used / len(answers.latencies))
+
+
+def _percentiles(
+    what: str, values: Sequence[float], targets: Sequence[float | None] = (None, None)
+) -> list[Figure]:
+    named = {"p50": median(values), "p99": quantiles(values, n=100)[98]}
+    return [
+        Figure("overhead", f"{what}, {name}", "ms", value, target=target)
+        for (name, value), target in zip(named.items(), targets, strict=True)
+    ]
 
 
 def _submits(model: str = "demo", headers: str = "") -> list[str]:
@@ -158,10 +185,11 @@ def _make_known(stage: Stage, server: Server, requests: Sequence[str]) -> list[s
 
 def _drain(stage: Stage, api: Server, model: str, jobs: int) -> float:
     """Jobs a second from the first completion to the last, by the database's clock."""
-    stage.postgres.query("TRUNCATE jobs, job_requests, media, events, attempts, submissions CASCADE")
+    stage.forget()
     stage.load(Load(api.port, _submits(model), _ACCEPTED, _CONNECTIONS, count=jobs))
     with stage.fleek_worker() as worker:
-        stage.until(lambda: _count_unfinished(stage) == 0, worker, "all jobs are finished", seconds=120)
+        # Asked rarely: psql is a process, which takes its share of the cores.
+        stage.until(lambda: _is_empty(stage), worker, "all jobs are finished", seconds=300, every=0.5)
     answer = stage.postgres.query(
         "SELECT count(*) FILTER (WHERE status = 'completed'), "
         "extract(epoch FROM max(finished_at) - min(finished_at)) FROM jobs"
@@ -169,19 +197,14 @@ def _drain(stage: Stage, api: Server, model: str, jobs: int) -> float:
     completed, seconds = answer.split("|")
     if int(completed) != jobs:
         message = f"{completed} of {jobs} jobs completed"
-        raise RuntimeError(message)
+        raise StageError(message)
     return (jobs - 1) / float(seconds)
 
 
-def _count_unfinished(stage: Stage) -> int:
-    """Asked rarely: psql is a process, which takes its share of the cores."""
-    return int(stage.postgres.query("SELECT count(*) FROM jobs WHERE finished_at IS NULL"))
+def _is_empty(stage: Stage) -> bool:
+    return stage.postgres.query("SELECT EXISTS (SELECT FROM jobs WHERE finished_at IS NULL)") == "f"
 
 
 def _milliseconds_of(job: Mapping[str, str]) -> float:
     created, finished = (datetime.fromisoformat(job[name]) for name in ("created_at", "finished_at"))
     return (finished - created).total_seconds() * 1000
-
-
-def _p99(values: Sequence[float]) -> float:
-    return quantiles(values, n=100)[98]

@@ -16,10 +16,9 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from benchmarks import bare, blank
 from benchmarks.load import Answers, Load
@@ -47,6 +46,16 @@ class Server:
 
     process: Process
     port: int
+
+    def cpu_seconds(self) -> float:
+        """What the process has used of the processors, user and system; 0 where `/proc` does not tell."""
+        try:
+            text = Path(f"/proc/{self.process.pid}/stat").read_text()
+        except FileNotFoundError:
+            return 0.0
+        # Fields 14 and 15 of proc_pid_stat(5); the second one, a name in brackets, may hold spaces.
+        user, system = text.rpartition(")")[2].split()[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(slots=True)
@@ -78,8 +87,6 @@ class Stage:
     @contextlib.contextmanager
     def bare_api(self) -> Iterator[Server]:
         """The bare FastAPI routes on a table of their own."""
-        self.postgres.query(f"CREATE DATABASE {_BARE_DATABASE}", "postgres")
-        self.postgres.query(bare.TABLE, _BARE_DATABASE)
         dsn = self.postgres.url(_BARE_DATABASE).replace("+asyncpg", "")
         with self._serving("benchmarks.bare", after=(dsn,)) as server:
             yield server
@@ -89,6 +96,14 @@ class Stage:
         """A server that costs next to nothing."""
         with self._serving("benchmarks.echo", ready_path=None) as server:
             yield server
+
+    def forget(self) -> None:
+        """Empty Fleek's tables and the broker: what one measurement leaves must not wait before the next."""
+        self.postgres.query("TRUNCATE jobs CASCADE")
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(self.valkey.socket))
+            connection.sendall(b"FLUSHALL\r\n")
+            connection.recv(64)
 
     def run_celery(self, tasks: int, threads: int) -> float:
         """Queue no-op tasks, then run them in one worker process; tasks a second."""
@@ -122,15 +137,22 @@ class Stage:
         if not ended or process.poll() != 0:
             raise StageError(_end_of(process, f"{module} failed"))
 
-    def until(self, question: Any, process: Process, what: str, *, seconds: float = _READY_SECONDS) -> None:  # noqa: ANN401  anything that can be asked
+    def until(
+        self,
+        question: Callable[[], bool],
+        process: Process,
+        what: str,
+        *,
+        seconds: float = _READY_SECONDS,
+        every: float = _POLL_SECONDS,
+    ) -> None:
         """Wait for a yes; raises StageError after `seconds`, or when the process ends meanwhile."""
         deadline = time.monotonic() + seconds
         while not question():
             if process.poll() is not None or time.monotonic() >= deadline:
-                raise StageError(
-                    _end_of(process, f"{process.program.name} ended, or {seconds:g} s passed, until {what}")
-                )
-            time.sleep(_POLL_SECONDS)
+                name = process.program.name
+                raise StageError(_end_of(process, f"{name} ended, or {seconds:g} s passed, until {what}"))
+            time.sleep(every)
 
     @contextlib.contextmanager
     def _serving(
@@ -151,6 +173,11 @@ class Stage:
         process = self._spawn(module, arguments, inherit)
         try:
             yield process
+        except StageError as error:
+            # Whatever failed, failed for want of this process: its log says more.
+            if process.poll() is not None:
+                raise StageError(_end_of(process, f"{error}\n{process.program.name} ended")) from error
+            raise
         finally:
             process.stop(_STOP)
 
@@ -203,6 +230,8 @@ def open_stage() -> Iterator[Stage]:
         postgres.start()
         valkey.start()
         upgrade(postgres.url())
+        postgres.query(f"CREATE DATABASE {_BARE_DATABASE}", "postgres")
+        postgres.query(bare.TABLE, _BARE_DATABASE)
         yield Stage(folder, postgres, valkey)
 
 
