@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
+import signal
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -19,15 +22,17 @@ from sqlalchemy import text
 
 from fleek.core.events import STATUS_AFTER, EventKind, fold
 from fleek.core.ids import new_id
-from fleek.core.job import TRANSITIONS, Status
+from fleek.core.job import TRANSITIONS, Status, Transition, decide_after_crash
 from fleek.core.media import MAX_SEED
 from fleek.core.owner import LOCAL_OWNER
 from fleek.db.session import Database, PoolOptions
-from fleek.jobs import changes
+from fleek.jobs import changes, leases, submissions, transitions
 from fleek.jobs.changes import Idempotency, NewJob
 from fleek.jobs.claim import ClaimedJob, Claimer, ServedModel
 from fleek.jobs.transitions import StoredMedia
 from fleek.local.postgres import PostgresServer
+from fleek.local.valkey import ValkeyServer
+from fleek.providers.base import GenerationRequest, Handle
 
 LEASE = timedelta(seconds=30)
 TIMEOUT = timedelta(minutes=3)
@@ -119,6 +124,44 @@ class Queue:
         """A client retries."""
         return await changes.retry(self.database, LOCAL_OWNER, job_id)
 
+    async def apply(self, job: ClaimedJob, transition: Transition, **options: Any) -> Status | None:
+        """The worker of a claim applies a transition."""
+        options.setdefault("provider", "fake")
+        return await transitions.apply(self.database, job.id, job.fence, transition, **options)
+
+    async def rescue(self, job: ClaimedJob, *, own_work: bool = True) -> Status | None:
+        """A rescuer that has looked twice takes a job from its worker."""
+        crash = decide_after_crash(job.view.crashes, own_work=own_work)
+        return await self.apply(job, crash, only_if_abandoned=timedelta(seconds=30))
+
+    async def put_back(self, job: ClaimedJob) -> None:
+        """Let a job lose its worker, and be rescued."""
+        await self.expire_lease(job.id)
+        assert await self.rescue(job, own_work=False) is not None
+
+    async def rescue_all(self) -> None:
+        """Take every running job from its worker."""
+        await self.change("UPDATE jobs SET lease_expires_at = now() WHERE status = 'processing'")
+        for lost in await leases.list_expired(self.database, timedelta(seconds=30)):
+            crash = decide_after_crash(0, own_work=False)
+            await transitions.apply(self.database, lost.id, lost.fence, crash, provider="fake")
+
+    async def finish(self, job: ClaimedJob, count: int | None = None, **options: Any) -> bool:
+        """The worker of a claim completes the job."""
+        options = {"metrics": {}} | options
+        return await transitions.finish(self.database, job.id, job.fence, stored(job, count), **options)
+
+    async def order(
+        self, job: ClaimedJob, handle_id: str | None = None, *, first_index: int = 0, count: int = 1
+    ) -> int:
+        """The worker of a claim places an order; without a handle it stays an intent. Its ordinal."""
+        request = GenerationRequest("fake", "fake", "x", seed=7, first_index=first_index, count=count)
+        placed = await submissions.intend(self.database, job.id, job.fence, request, "fake", LEASE)
+        if handle_id is not None:
+            handle = Handle(handle_id, {"first": first_index})
+            await submissions.record(self.database, job.id, job.fence, placed.ordinal, handle)
+        return placed.ordinal
+
     async def query(self, sql: str, **parameters: Any) -> list[Any]:
         """Rows, past the product's code."""
         return await self.database.fetch_all(text(sql), parameters)
@@ -182,13 +225,14 @@ class Queue:
             ),
             request AS (
                 INSERT INTO job_requests (job_id, prompt, parameters, input, metadata, deadline_seconds)
-                SELECT id, 'many', '{"seed": 7}', '{}', '{}', 86400 FROM new
+                SELECT id, 'many', CAST(:parameters AS jsonb), '{}', '{}', 86400 FROM new
             ),
             event AS (INSERT INTO events (job_id, sequence, kind) SELECT id, 1, 'accepted' FROM new)
             INSERT INTO media (id, job_id, owner_id, index) SELECT uuidv7(), id, :owner, 0 FROM new
             """,
             owner=owner,
             count=count,
+            parameters=json.dumps(PARAMETERS),
             **columns,
         )
 
@@ -204,24 +248,25 @@ class Queue:
 
         assert {(one.job_id, one.number) for one in attempts} == is_processing
         for job in jobs:
-            check_history(job, events[job.id])
+            history = events[job.id]
+            check_history(job, [one.kind for one in history], [one.sequence for one in history])
             if any(order.job_id == job.id for order in open_orders):
                 assert job.status == Status.PROCESSING or job.resuming, job
 
 
-def check_history(job: Any, events: Sequence[Any]) -> None:
+def check_history(job: Any, events: Sequence[str], sequences: Sequence[int]) -> None:
     """The events lead to the row's status, without a gap, and by legal transitions only."""
-    kinds = [EventKind(event.kind) for event in events]
+    kinds = [EventKind(kind) for kind in events]
     statuses = [STATUS_AFTER[kind] for kind in kinds]
 
-    assert [event.sequence for event in events] == list(range(1, job.event_sequence + 1)), (job, kinds)
+    assert list(sequences) == list(range(1, job.event_sequence + 1)), (job, kinds)
     assert fold(kinds) == job.status, (job, kinds)
     assert kinds.count(EventKind.COMPLETED) <= 1
     for before, after in itertools.pairwise(statuses):
         assert after in TRANSITIONS[before] or before == after == Status.PROCESSING, kinds
 
 
-async def wait_until(condition: Callable[[], Any], within: float = 5.0) -> None:
+async def wait_until(condition: Callable[[], Any], within: float = 20.0) -> None:
     """Return when `condition()`, or what it awaits, is true; AssertionError when that takes too long."""
     async with asyncio.timeout(within):
         while True:
@@ -231,6 +276,17 @@ async def wait_until(condition: Callable[[], Any], within: float = 5.0) -> None:
             if found:
                 return
             await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def away(server: PostgresServer | ValkeyServer) -> AsyncIterator[None]:
+    """Kill a server of the session; at the end it is there again, whatever the test has found."""
+    await asyncio.to_thread(server.stop, ((signal.SIGQUIT, 1.0),))
+    try:
+        yield
+    finally:
+        server.launch()
+        await asyncio.to_thread(server.wait_ready)
 
 
 @pytest.fixture(scope="package")

@@ -1,61 +1,19 @@
-"""The claim: who gets which job, in which order, and that nobody gets one twice."""
+"""The claim: who gets which job, and in which order."""
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
-from typing import Any
-from uuid import UUID
 
 import pytest
-
-from fleek.core.errors import DatabaseUnavailable
-from fleek.core.events import EventKind
-from fleek.core.job import Reason, Status
-from fleek.db.session import Database, PoolOptions
-from fleek.jobs import submissions
-from fleek.jobs.claim import ClaimedJob, Claimer, ServedModel
-from fleek.providers.base import GenerationRequest, Handle
 from tests.queueing import FAKE, LEASE, PARAMETERS, TIMEOUT, Queue
-from tests.statements import explain, sent_statements
+
+from fleek.core.events import EventKind
+from fleek.jobs.claim import Claimer, ServedModel
+from fleek.providers.base import Handle
 
 OTHER = ServedModel("other", "elsewhere", TIMEOUT)
-
-
-def capped(limit: int, name: str = FAKE.name) -> ServedModel:
-    return ServedModel(name, "fake", TIMEOUT, max_concurrency=limit)
-
-
-async def order(queue: Queue, job: ClaimedJob, handle: Handle | None = None, first_index: int = 0) -> int:
-    """Place an order as an attempt does."""
-    request = GenerationRequest("fake", "fake", "x", seed=7, first_index=first_index)
-    placed = await submissions.intend(queue.database, job.id, job.fence, request, "fake")
-    if handle is not None:
-        await submissions.record(queue.database, job.id, job.fence, placed.ordinal, handle)
-    return placed.ordinal
-
-
-async def put_back(queue: Queue, job_id: UUID) -> None:
-    """Put a job into the queue again as its rescue would, and make it due."""
-    await queue.expire_lease(job_id)
-    await queue.change(
-        """
-        WITH moved AS (
-            UPDATE jobs SET status = 'in_queue', reason = 'lease_expired', lease_expires_at = NULL,
-                worker = NULL, available_at = clock_timestamp(), event_sequence = event_sequence + 1,
-                resuming = EXISTS (SELECT FROM submissions WHERE job_id = jobs.id AND resolved_at IS NULL)
-            WHERE id = :id RETURNING id, fence, event_sequence
-        ),
-        attempt AS (
-            UPDATE attempts SET finished_at = clock_timestamp(), outcome = 'lease_expired'
-            FROM moved WHERE attempts.job_id = moved.id AND attempts.number = moved.fence
-        )
-        INSERT INTO events (job_id, sequence, kind) SELECT id, event_sequence, 'deferred' FROM moved
-        """,
-        id=job_id,
-    )
 
 
 class TestOneJob:
@@ -104,7 +62,7 @@ class TestOneJob:
     ) -> None:
         first = await queue.accept_and_claim()
         started = (await queue.row(first.id)).started_at
-        await put_back(queue, first.id)
+        await queue.put_back(first)
 
         second = await queue.claim_one()
 
@@ -114,9 +72,9 @@ class TestOneJob:
 
     async def test_open_orders_come_with_their_handles(self, queue: Queue) -> None:
         first = await queue.accept_and_claim(n=2)
-        await order(queue, first, Handle("h-1", {"url": "https://example.com"}))
-        await order(queue, first, None, first_index=1)
-        await put_back(queue, first.id)
+        await queue.order(first, "h-1")
+        await queue.order(first, first_index=1)
+        await queue.put_back(first)
 
         again = await queue.claim_one()
 
@@ -125,14 +83,14 @@ class TestOneJob:
             (2, 1, 1),
         ]
         assert [one.handle for one in again.open_orders] == [
-            Handle("h-1", {"url": "https://example.com"}),
+            Handle("h-1", {"first": 0}),
             None,
         ]
 
     async def test_a_job_with_an_open_order_is_claimed_as_resumed(self, queue: Queue) -> None:
         first = await queue.accept_and_claim()
-        await order(queue, first, Handle("h-2"))
-        await put_back(queue, first.id)
+        await queue.order(first, "h-2")
+        await queue.put_back(first)
 
         await queue.claim_one()
 
@@ -141,8 +99,8 @@ class TestOneJob:
 
     async def test_a_cancel_request_comes_with_the_claim(self, queue: Queue) -> None:
         first = await queue.accept_and_claim()
-        await order(queue, first, Handle("h-3"))
-        await put_back(queue, first.id)
+        await queue.order(first, "h-3")
+        await queue.put_back(first)
         await queue.cancel(first.id)
 
         assert (await queue.claim_one()).cancel_requested
@@ -171,11 +129,20 @@ class TestOrder:
 
     async def test_resuming_jobs_come_before_any_priority(self, queue: Queue) -> None:
         old = await queue.accept_and_claim(priority=-10)
-        await order(queue, old, Handle("h-4"))
-        await put_back(queue, old.id)
+        await queue.order(old, "h-4")
+        await queue.put_back(old)
         await queue.accept(priority=10)
 
         assert (await queue.claim_one()).id == old.id
+
+    async def test_a_resuming_job_takes_one_slot_of_a_claim(self, queue: Queue) -> None:
+        old = await queue.accept_and_claim()
+        await queue.order(old, "h-10")
+        await queue.put_back(old)
+        await queue.accept()
+        await queue.accept()
+
+        assert len(await queue.claim(3)) == 3
 
     async def test_the_owner_with_fewer_running_jobs_comes_first(self, queue: Queue) -> None:
         await queue.fill(10, owner="ada")
@@ -205,8 +172,8 @@ class TestOrder:
 
     async def test_a_claim_takes_no_more_than_its_slots(self, queue: Queue) -> None:
         first = await queue.accept_and_claim()
-        await order(queue, first, Handle("h-5"))
-        await put_back(queue, first.id)
+        await queue.order(first, "h-5")
+        await queue.put_back(first)
         await queue.fill(20, owner="ada")
         await queue.fill(20, owner="bob")
 
@@ -248,8 +215,8 @@ class TestNotDue:
 
     async def test_a_resuming_job_whose_time_has_not_come(self, nothing_due: Queue) -> None:
         job = await nothing_due.accept_and_claim()
-        await order(nothing_due, job, Handle("h-6"))
-        await put_back(nothing_due, job.id)
+        await nothing_due.order(job, "h-6")
+        await nothing_due.put_back(job)
         await nothing_due.change(
             "UPDATE jobs SET available_at = clock_timestamp() + interval '1 minute' WHERE id = :id", id=job.id
         )
@@ -263,8 +230,8 @@ class TestNotDue:
     async def test_a_resuming_job_of_a_model_that_is_not_served_here(self, nothing_due: Queue) -> None:
         await nothing_due.accept(model="other")
         [job] = await nothing_due.claimer(OTHER).claim("default", 1)
-        await order(nothing_due, job, Handle("h-7"))
-        await put_back(nothing_due, job.id)
+        await nothing_due.order(job, "h-7")
+        await nothing_due.put_back(job)
 
     async def test_a_job_of_another_queue(self, nothing_due: Queue) -> None:
         await nothing_due.accept(queue="gpu")
@@ -327,8 +294,8 @@ class TestPausedLane:
 
     async def test_resuming_work_of_a_paused_lane_does_not_wait(self, queue: Queue) -> None:
         job = await queue.accept_and_claim()
-        await order(queue, job, Handle("h-8"))
-        await put_back(queue, job.id)
+        await queue.order(job, "h-8")
+        await queue.put_back(job)
         await self.pause(queue, 60)
 
         assert [one.id for one in await queue.claim(8)] == [job.id]
@@ -355,159 +322,42 @@ class TestPausedLane:
         assert [one.id for one in claimed] == [other.id]
 
 
-class TestCaps:
-    async def test_a_cap_bounds_the_running_jobs_of_its_model(self, queue: Queue) -> None:
-        await queue.fill(10)
-        claimer = queue.claimer(capped(3))
+class TestUndeclaredModels:
+    """A worker whose catalog is open serves models that it learns of from the queue."""
 
-        first, second = await claimer.claim("default", 2), await claimer.claim("default", 8)
+    def claimer(self, queue: Queue) -> Claimer:
+        def serve(name: str) -> ServedModel | None:
+            return ServedModel(name, "gallery", TIMEOUT) if "/" in name else None
 
-        assert (len(first), len(second)) == (2, 1)
-        assert await claimer.claim("default", 8) == []
+        return Claimer(queue.database, worker="w", lease=LEASE, models=[FAKE], serve=serve)
 
-    async def test_a_full_model_does_not_stop_the_others(self, queue: Queue) -> None:
-        await queue.fill(5)
-        await queue.fill(5, model="other")
-        claimer = queue.claimer(capped(1), OTHER)
+    async def test_a_model_that_is_accepted_is_claimed(self, queue: Queue) -> None:
+        await queue.accept(model="owner/one")
+        await queue.accept(model="owner/two")
+        await queue.accept()
 
-        claimed = await claimer.claim("default", 8)
+        claimed = await self.claimer(queue).claim("default", 8)
 
-        assert Counter(one.model for one in claimed) == {"other": 5, "fake": 1}
+        assert sorted(one.model for one in claimed) == ["fake", "owner/one", "owner/two"]
 
-    async def test_slots_that_are_used_up_are_not_exceeded_by_capped_models(self, queue: Queue) -> None:
-        await queue.fill(5)
-        await queue.fill(5, model="other")
+    async def test_a_model_that_nobody_accepts_waits(self, queue: Queue) -> None:
+        await queue.accept(model="nobody knows")
 
-        claimed = await queue.claimer(capped(4), OTHER).claim("default", 5)
+        assert await self.claimer(queue).claim("default", 8) == []
+        assert not await self.claimer(queue).is_work_due("default")
 
-        assert Counter(one.model for one in claimed) == {"other": 5}
+    async def test_work_is_due_when_a_model_that_is_accepted_waits(self, queue: Queue) -> None:
+        await queue.accept(model="owner/one")
 
-    async def test_resuming_jobs_are_exempt_from_the_cap(self, queue: Queue) -> None:
-        await queue.fill(3)
-        resuming = await queue.claim(2)
-        for number, job in enumerate(resuming):
-            await order(queue, job, Handle(f"h-9-{number}"))
-            await put_back(queue, job.id)
+        assert await self.claimer(queue).is_work_due("default")
+        assert not await queue.claimer().is_work_due("default")
 
-        claimed = await queue.claimer(capped(1)).claim("default", 8)
+    async def test_a_job_that_resumes_is_claimed_too(self, queue: Queue) -> None:
+        await queue.accept(model="owner/one")
+        [job] = await self.claimer(queue).claim("default", 1)
+        await queue.order(job, "h-12")
+        await queue.put_back(job)
 
-        assert {one.id for one in claimed} == {job.id for job in resuming}
+        [again] = await self.claimer(queue).claim("default", 1)
 
-    async def test_a_cap_that_cannot_be_counted_now_does_not_lose_what_was_claimed_before(
-        self, queue: Queue, queue_url: str
-    ) -> None:
-        await queue.fill(1)
-        await queue.fill(1, model="other")
-        impatient = Database(queue_url, PoolOptions(lock_timeout=0.2))
-        claimer = Claimer(impatient, worker="w", lease=LEASE, models=[OTHER, capped(5)])
-
-        async with queue.database.begin() as connection:
-            await connection.exec_driver_sql(
-                "SELECT pg_advisory_xact_lock(hashtextextended('fleek model fake', 0))"
-            )
-            claimed = await claimer.claim("default", 8)
-            with pytest.raises(DatabaseUnavailable):
-                await claimer.claim("default", 8)
-        await impatient.aclose()
-
-        assert [one.model for one in claimed] == ["other"]
-
-    async def test_twenty_claimers_never_exceed_a_cap(self, queue: Queue) -> None:
-        await queue.fill(400)
-        claimers = [queue.claimer(capped(7), worker=f"worker-{number}") for number in range(20)]
-
-        for _ in range(30):
-            batches = await asyncio.gather(*(claimer.claim("default", 3) for claimer in claimers))
-            claimed = [one.id for batch in batches for one in batch]
-            [running] = await queue.query("SELECT count(*) FROM jobs WHERE status = 'processing'")
-            assert len(claimed) == len(set(claimed)) == running[0] == 7
-            await finish(queue, claimed)
-
-
-async def finish(queue: Queue, ids: list[UUID]) -> None:
-    """End jobs in one statement, as quickly as can be."""
-    await queue.change(
-        """
-        WITH moved AS (
-            UPDATE jobs SET status = 'completed', reason = 'completed', lease_expires_at = NULL,
-                finished_at = clock_timestamp(), event_sequence = event_sequence + 1
-            WHERE id = ANY(CAST(:ids AS uuid[])) RETURNING id, fence, event_sequence
-        ),
-        attempt AS (
-            UPDATE attempts SET finished_at = clock_timestamp(), outcome = 'completed'
-            FROM moved WHERE job_id = id AND number = fence
-        )
-        INSERT INTO events (job_id, sequence, kind) SELECT id, event_sequence, 'completed' FROM moved
-        """,
-        ids=ids,
-    )
-
-
-class TestManyAtOnce:
-    async def test_a_crowd_of_claimers_empties_a_long_queue_without_an_empty_hand_or_a_double(
-        self, queue: Queue
-    ) -> None:
-        jobs, claimers, batch = 2900, 16, 16
-        await queue.fill(jobs // 2, owner="ada")
-        await queue.fill(jobs // 2, owner="bob")
-        claimed: list[UUID] = []
-        left_at_an_empty_hand: list[int] = []
-
-        async def work(claimer: Claimer) -> None:
-            while found := await claimer.claim("default", batch):
-                claimed.extend(one.id for one in found)
-            left_at_an_empty_hand.append(jobs - len(claimed))
-
-        await asyncio.gather(*(work(queue.claimer(worker=f"w-{number}")) for number in range(claimers)))
-
-        assert len(claimed) == len(set(claimed)) == jobs
-        assert max(left_at_an_empty_hand) <= claimers * batch
-
-    async def test_one_job_and_many_claimers_have_one_winner(self, queue: Queue) -> None:
-        for _ in range(10):
-            job = await queue.accept()
-
-            batches = await asyncio.gather(*(queue.claim(4) for _ in range(12)))
-
-            assert [one.id for batch in batches for one in batch] == [job.id]
-
-
-class TestPlans:
-    """At 50,000 rows every statement of the claim finds its rows by an index, and quickly."""
-
-    @pytest.fixture
-    async def large(self, database_url: str) -> AsyncIterator[Queue]:
-        queue = Queue(Database(database_url))
-        for number in range(20):
-            await queue.fill(1250, owner=f"owner-{number}")
-            await queue.fill(1250, owner=f"owner-{number}", model="other", seconds_ago=600)
-        await queue.change(
-            """
-            UPDATE jobs SET status = 'completed', finished_at = now() WHERE id IN (
-                SELECT id FROM jobs TABLESAMPLE BERNOULLI (50) REPEATABLE (7)
-            )
-            """
-        )
-        await queue.change("ANALYZE")
-        yield queue
-        await queue.database.aclose()
-
-    async def test_no_statement_of_the_claim_reads_all_jobs(self, large: Queue) -> None:
-        claimer = large.claimer(FAKE, capped(2000, "other"))
-        with sent_statements() as sent:
-            await claimer.is_work_due("default")
-            await claimer.claim("default", 4)
-            await claimer.claim("default", 40)
-        plans = {one.text: await explain(large.database, one) for one in sent if "jobs" in one.text}
-        [claim] = [plan for text, plan in plans.items() if "FOR UPDATE" in text]
-        loop = asyncio.get_running_loop()
-        started = loop.time()
-        for _ in range(10):
-            assert len(await claimer.claim("default", 8)) == 8
-        seconds = (loop.time() - started) / 10
-
-        assert len(plans) == 3
-        assert not [plan for plan in plans.values() if "Seq Scan on jobs" in plan]
-        for index in ("ix_jobs_queue_due", "ix_jobs_queue_resuming", "ix_jobs_processing", "pk_jobs"):
-            assert index in claim
-        assert seconds < 0.1
+        assert (again.id, len(again.open_orders)) == (job.id, 1)

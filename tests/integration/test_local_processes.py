@@ -41,15 +41,13 @@ time.sleep(60)
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., Process]]:
+def start(tmp_path: Path) -> Iterator[Callable[[str], Process]]:
     """Start a Python program that logs into `tmp_path / "log"`; killed after the test."""
     started: list[Process] = []
 
-    def start_program(code: str, **options: object) -> Process:
-        log = tmp_path / "log"
+    def start_program(code: str) -> Process:
         command = [sys.executable, "-c", code]
-        program = Program("program", command, tmp_path / "program.pid", log=log, **options)  # type: ignore[arg-type]  a test's shorthand
-        started.append(spawn(program))
+        started.append(spawn(Program("program", command, tmp_path / "program.pid", log=tmp_path / "log")))
         return started[-1]
 
     yield start_program
@@ -70,7 +68,7 @@ def test_a_child_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
     assert _is_gone_within(child, seconds=5)
 
 
-def test_stop_kills_a_child_that_ignores_the_signal(start: Callable[..., Process], tmp_path: Path) -> None:
+def test_stop_kills_a_child_that_ignores_the_signal(start: Callable[[str], Process], tmp_path: Path) -> None:
     process = start(_IGNORES_SIGTERM)
     _wait_for_log(tmp_path / "log")
 
@@ -79,7 +77,7 @@ def test_stop_kills_a_child_that_ignores_the_signal(start: Callable[..., Process
     assert process.poll() == -signal.SIGKILL
 
 
-def test_a_dead_child_takes_its_own_children_along(start: Callable[..., Process], tmp_path: Path) -> None:
+def test_a_dead_child_takes_its_own_children_along(start: Callable[[str], Process], tmp_path: Path) -> None:
     process = start(_HAS_A_CHILD)
     grandchild = int(_wait_for_log(tmp_path / "log"))
 
@@ -88,7 +86,7 @@ def test_a_dead_child_takes_its_own_children_along(start: Callable[..., Process]
     assert _is_gone_within(grandchild, seconds=5)
 
 
-def test_the_pidfile_is_removed_with_the_child(start: Callable[..., Process], tmp_path: Path) -> None:
+def test_the_pidfile_is_removed_with_the_child(start: Callable[[str], Process], tmp_path: Path) -> None:
     process = start("import time; time.sleep(60)")
     written = json.loads((tmp_path / "program.pid").read_text())
 
@@ -98,7 +96,7 @@ def test_the_pidfile_is_removed_with_the_child(start: Callable[..., Process], tm
     assert not (tmp_path / "program.pid").exists()
 
 
-def test_a_leftover_is_stopped_by_its_pidfile(start: Callable[..., Process], tmp_path: Path) -> None:
+def test_a_leftover_is_stopped_by_its_pidfile(start: Callable[[str], Process], tmp_path: Path) -> None:
     """As at the next start, after a parent on a system that does not signal children."""
     process = start("import time; time.sleep(60)")
 
@@ -108,7 +106,9 @@ def test_a_leftover_is_stopped_by_its_pidfile(start: Callable[..., Process], tmp
     assert process.poll() == -signal.SIGTERM
 
 
-def test_a_leftover_that_ignores_the_signal_is_killed(start: Callable[..., Process], tmp_path: Path) -> None:
+def test_a_leftover_that_ignores_the_signal_is_killed(
+    start: Callable[[str], Process], tmp_path: Path
+) -> None:
     process = start(_IGNORES_SIGTERM)
     _wait_for_log(tmp_path / "log")
 
@@ -119,7 +119,7 @@ def test_a_leftover_that_ignores_the_signal_is_killed(start: Callable[..., Proce
 
 
 def test_a_number_that_belongs_to_another_program_now_is_not_signalled(
-    start: Callable[..., Process], tmp_path: Path
+    start: Callable[[str], Process], tmp_path: Path
 ) -> None:
     process = start("import time; time.sleep(60)")
     pidfile = tmp_path / "stale.pid"

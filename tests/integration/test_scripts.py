@@ -31,7 +31,7 @@ def checkout(tmp_path: Path) -> Path:
 
 def _run(checkout: Path, script: str, *arguments: str, python: str = "") -> subprocess.CompletedProcess[str]:
     environment = {"PATH": str(checkout / "programs"), **({"PYTHON": python} if python else {})}
-    command = [checkout / "script" / script, *arguments]
+    command = [str(checkout / "script" / script), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=30)
 
 

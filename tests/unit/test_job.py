@@ -43,6 +43,7 @@ REFUSED = {
     Kind.PERMANENT_INPUT: (ErrorCode.PROVIDER_REJECTED_INPUT, Reason.FAILED),
     Kind.PERMANENT_POLICY: (ErrorCode.CONTENT_REFUSED, Reason.FAILED),
     Kind.AMBIGUOUS: (ErrorCode.AMBIGUOUS_SUBMISSION, Reason.AMBIGUOUS_SUBMISSION),
+    Kind.RESULT_EXPIRED: (ErrorCode.RESULT_EXPIRED, Reason.FAILED),
 }
 PAUSING = {
     Kind.THROTTLED: ErrorCode.THROTTLED,
@@ -265,6 +266,7 @@ def test_what_can_succeed_later_is_exactly_what_no_refusal_and_no_loop_ended() -
         ErrorCode.CONTENT_REFUSED,
         ErrorCode.OUTPUT_TOO_LARGE,
         ErrorCode.CRASH_LOOP,
+        ErrorCode.RESULT_EXPIRED,
     }
 
     assert set(ErrorCode) - RETRYABLE_CODES == final

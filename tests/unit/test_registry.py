@@ -122,8 +122,8 @@ def test_a_provider_without_its_sdk_is_unavailable_and_says_what_to_install(
 
     loaded = load_providers({"painter": {"a": 1}})
 
-    assert loaded.unavailable == {"painter": reason}
-    assert set(loaded.providers) == {"demo"}
+    assert loaded.unavailable["painter"] == reason
+    assert "painter" not in loaded.providers
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_a_provider_that_lacks_its_key_is_unavailable_as_long_as_it_has_no_table
 
     loaded = load_providers({})
 
-    assert loaded.unavailable == {"painter": "The provider painter needs PAINTER_API_TOKEN"}
+    assert loaded.unavailable["painter"] == "The provider painter needs PAINTER_API_TOKEN"
 
 
 def test_a_table_that_is_wrong_stops_the_start(plugins: Plugins) -> None:
@@ -157,7 +157,7 @@ def test_a_table_that_is_wrong_stops_the_start(plugins: Plugins) -> None:
 
 
 def test_a_table_for_a_provider_that_nobody_offers_names_the_known_ones() -> None:
-    with pytest.raises(ConfigurationError, match=r"providers\.dmeo: no such provider; known: demo"):
+    with pytest.raises(ConfigurationError, match=r"providers\.dmeo: no such provider; known: .*demo"):
         load_providers({"dmeo": {}})
 
 

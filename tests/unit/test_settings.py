@@ -62,6 +62,19 @@ def test_what_is_configured_is_what_is_used() -> None:
     assert settings.resolved_storage_url == "s3://bucket"
 
 
+@pytest.mark.parametrize("scheme", ["postgresql+asyncpg", "postgresql", "postgres"])
+def test_a_database_url_needs_no_driver(scheme: str) -> None:
+    settings = load_settings(database_url=f"{scheme}://ada:pass%20word@db:5432/fleek?ssl=require")
+
+    assert settings.resolved_database_url == "postgresql+asyncpg://ada:pass%20word@db:5432/fleek?ssl=require"
+
+
+@pytest.mark.parametrize("url", ["mysql://db/fleek", "db/fleek", "", "postgresql+psycopg://db/fleek"])
+def test_another_database_is_refused(url: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"FLEEK_DATABASE_URL: .*must be a PostgreSQL URL"):
+        load_settings(database_url=url)
+
+
 def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLEEK_SECRET_KEY", SECRET)
 
@@ -168,6 +181,26 @@ def test_a_lease_is_renewed_twice_before_it_ends(lease: str, monkeypatch: pytest
 
     monkeypatch.setenv("FLEEK_RENEW_INTERVAL", "1")
     assert load_settings().lease == float(lease)
+
+
+@pytest.mark.parametrize("confirm_after", ["10", "11"])
+def test_a_live_owner_renews_between_the_two_looks_of_a_rescuer(
+    confirm_after: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLEEK_RESCUE_CONFIRM_AFTER", confirm_after)
+
+    with pytest.raises(ConfigurationError, match=r"^FLEEK_RESCUE_CONFIRM_AFTER must be more"):
+        load_settings()
+
+    monkeypatch.setenv("FLEEK_RENEW_INTERVAL", "5")
+    assert load_settings().rescue_confirm_after == float(confirm_after)
+
+
+def test_the_tables_of_providers_are_not_shown_since_they_may_hold_keys() -> None:
+    settings = load_settings(providers={"replicate": {"api_token": SECRET}})
+
+    assert settings.providers["replicate"]["api_token"] == SECRET
+    assert SECRET not in repr(settings)
 
 
 def test_a_secret_file_that_cannot_be_read_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,162 @@
+"""An order whose reply was never seen is found again or given up, and never placed twice."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from tests.executing import Worker
+from tests.queueing import Queue, wait_until
+
+from fleek.core.errors import DatabaseUnavailable, ProviderError, ProviderErrorKind as Kind
+from fleek.core.job import ErrorCode, Status
+from fleek.jobs import submissions
+from fleek.jobs.keeper import Stop
+from fleek.jobs.orders import OrderLimits
+from fleek.providers.base import Accepted, Capabilities, Handle
+from fleek.testing import RESUMABLE, FakeProvider, hold
+
+LOST = ProviderError(Kind.AMBIGUOUS, "the reply was lost")
+LOOKUP = replace(RESUMABLE, lookup=True)
+
+
+def a_worker(queue: Queue, capabilities: Capabilities, grace: timedelta = timedelta(seconds=20)) -> Worker:
+    worker = Worker(queue, FakeProvider(capabilities=capabilities))
+    worker.shop = replace(worker.shop, order_limits=OrderLimits(reconcile=grace))
+    return worker
+
+
+async def test_an_order_whose_reply_was_lost_is_looked_up_and_adopted(queue: Queue) -> None:
+    worker = a_worker(queue, LOOKUP)
+
+    async def take_and_lose() -> Accepted:
+        worker.provider.vendor.take(worker.provider.vendor.creates[-1])
+        raise LOST
+
+    worker.provider.on_submit(take_and_lose)
+    row = await worker.run(await queue.accept_and_claim())
+
+    assert row.status == Status.COMPLETED
+    assert len(worker.provider.vendor.creates) == 1
+    assert [order.resolution for order in await queue.orders(row.id)] == ["result"]
+
+
+async def test_an_order_that_is_not_found_is_given_up_and_never_repeated(queue: Queue) -> None:
+    worker = a_worker(queue, LOOKUP, grace=timedelta(0))
+    worker.provider.on_submit(LOST)
+
+    row = await worker.run(await queue.accept_and_claim())
+
+    assert (row.status, row.error_code) == (Status.ERROR, ErrorCode.AMBIGUOUS_SUBMISSION)
+    assert len(worker.provider.vendor.creates) == 1
+    assert [order.resolution for order in await queue.orders(row.id)] == ["ambiguous"]
+
+
+async def test_a_handle_that_the_first_worker_writes_late_is_adopted_by_the_next(queue: Queue) -> None:
+    worker = a_worker(queue, RESUMABLE)
+    first = await queue.accept_and_claim()
+    ordinal = await queue.order(first)
+    await queue.put_back(first)
+    _, running = worker.begin(await queue.claim_one())
+    await asyncio.sleep(0.2)
+
+    worker.provider.vendor.orders["h-late"] = worker.execution(first)._orders._request(0, 1)
+    await submissions.record(queue.database, first.id, first.fence, ordinal, Handle("h-late"))
+    await asyncio.wait_for(running, 20)
+
+    assert (await queue.row(first.id)).status == Status.COMPLETED
+    assert worker.provider.vendor.creates == []
+
+
+async def test_an_order_that_another_job_owns_is_not_adopted(queue: Queue) -> None:
+    worker = a_worker(queue, LOOKUP, grace=timedelta(0))
+    owner = await queue.accept_and_claim()
+    await queue.order(owner, "h-1")
+    worker.provider.find = lambda *_: _answer(Handle("h-1"))  # type: ignore[method-assign]
+    worker.provider.on_submit(LOST)
+
+    row = await worker.run(await queue.accept_and_claim())
+
+    assert (row.status, row.error_code) == (Status.ERROR, ErrorCode.AMBIGUOUS_SUBMISSION)
+
+
+async def _answer(handle: Handle) -> Handle:
+    return handle
+
+
+async def test_a_stop_while_the_order_is_placed_leaves_no_doubt_about_it(queue: Queue) -> None:
+    """The intent, the create and the handle are one section, which a shutdown waits for."""
+    worker = a_worker(queue, RESUMABLE)
+    gate = asyncio.Event()
+    worker.provider.on_submit(hold(gate))
+    execution, running = worker.begin(await queue.accept_and_claim())
+    await wait_until(lambda: len(worker.provider.vendor.creates) == 1)
+
+    execution.stop(Stop.RELEASE)
+    gate.set()
+    await asyncio.wait_for(running, 20)
+
+    again = await queue.claim_one()
+    assert [order.handle is not None for order in again.open_orders] == [True]
+
+
+async def test_a_create_that_never_answers_counts_as_lost(queue: Queue) -> None:
+    worker = Worker(queue, FakeProvider(capabilities=RESUMABLE))
+    limits = OrderLimits(create=timedelta(seconds=0.1), reconcile=timedelta(0))
+    worker.shop = replace(worker.shop, order_limits=limits)
+    worker.provider.on_submit(hold(asyncio.Event()))
+
+    row = await worker.run(await queue.accept_and_claim())
+
+    assert row.error_code == ErrorCode.AMBIGUOUS_SUBMISSION
+
+
+async def test_giving_up_on_an_open_order_cancels_it_and_a_retry_asks_first(queue: Queue) -> None:
+    """Nobody knows what became of it, so another order may be paid on top."""
+    worker = a_worker(queue, RESUMABLE)
+    worker.provider.on_poll(ProviderError(Kind.TRANSIENT, "busy"))
+    job = await queue.accept_and_claim(max_attempts=1)
+
+    row = await worker.run(job)
+
+    assert row.error_code == ErrorCode.ATTEMPTS_EXHAUSTED
+    assert worker.provider.vendor.canceled == list(worker.provider.vendor.orders)
+    assert [order.resolution for order in await queue.orders(job.id)] == ["ambiguous"]
+
+
+async def test_a_finished_result_is_stored_though_the_deadline_has_passed(queue: Queue) -> None:
+    worker = a_worker(queue, RESUMABLE)
+    worker.storage.down = True
+    job = await queue.accept_and_claim()
+    late = replace(job, view=replace(job.view, deadline_at=job.claimed_at + timedelta(seconds=0.5)))
+
+    row = await worker.run(late)
+
+    assert (row.status, row.resuming, row.error_code) == (
+        Status.IN_QUEUE,
+        True,
+        ErrorCode.STORAGE_UNAVAILABLE,
+    )
+
+
+async def test_an_intent_whose_commit_was_not_seen_is_written_once_and_ordered_once(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = a_worker(queue, RESUMABLE)
+    fetch_one, failed = queue.database.fetch_one, []
+
+    async def lose_first_intent(statement: object, parameters: object = None) -> object:
+        row = await fetch_one(statement, parameters)
+        if statement is submissions._INTEND and not failed:
+            failed.append(True)
+            raise DatabaseUnavailable
+        return row
+
+    monkeypatch.setattr(queue.database, "fetch_one", lose_first_intent)
+    row = await worker.run(await queue.accept_and_claim())
+
+    assert (row.status, failed) == (Status.COMPLETED, [True])
+    assert len(worker.provider.vendor.creates) == 1
+    assert len(await queue.orders(row.id)) == 1

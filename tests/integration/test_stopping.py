@@ -1,0 +1,270 @@
+"""An attempt that is told to stop, in every phase, or that lost its lease without being told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+from tests.executing import Worker
+from tests.queueing import Queue, wait_until
+
+from fleek.core.errors import ProviderError, ProviderErrorKind as Kind
+from fleek.core.job import Status
+from fleek.jobs.claim import ClaimedJob
+from fleek.jobs.keeper import Stop
+from fleek.queue.base import Announcement
+from fleek.testing import RESUMABLE, FakeProvider, hold
+
+
+@pytest.fixture
+def worker(queue: Queue) -> Worker:
+    """A worker over a provider that answers at once."""
+    return Worker(queue)
+
+
+@pytest.fixture
+def remote(queue: Queue) -> Worker:
+    """A worker over a provider whose orders are paid for and resumed."""
+    return Worker(queue, FakeProvider(capabilities=RESUMABLE))
+
+
+Phase = Callable[[Worker, asyncio.Event], None]
+
+
+def in_submit(worker: Worker, gate: asyncio.Event) -> None:
+    worker.provider.on_submit(hold(gate))
+
+
+def in_poll(worker: Worker, gate: asyncio.Event) -> None:
+    worker.provider.on_poll(hold(gate))
+
+
+def in_store(worker: Worker, gate: asyncio.Event) -> None:
+    worker.storage.hold = gate
+
+
+async def reach(worker: Worker, phase: Phase) -> None:
+    """Wait until an execution is held in this phase."""
+    vendor = worker.provider.vendor
+    reached = {in_submit: vendor.creates, in_poll: vendor.polled, in_store: worker.storage.puts}[phase]
+    await wait_until(lambda: reached)
+
+
+class TestStop:
+    @pytest.mark.parametrize("phase", [in_submit, in_store])
+    async def test_a_released_job_is_due_at_once_and_nothing_is_counted(
+        self, queue: Queue, worker: Worker, phase: Phase
+    ) -> None:
+        phase(worker, asyncio.Event())
+        job = await queue.accept_and_claim()
+        execution, running = worker.begin(job)
+        await reach(worker, phase)
+
+        execution.stop(Stop.RELEASE)
+        await running
+
+        row = await queue.row(job.id)
+        assert (row.status, row.reason, row.resuming) == ("in_queue", "interrupted", False)
+        assert (row.failures, row.deferrals, row.crashes) == (0, 0, 0)
+        assert (await queue.claim_one()).fence == 2
+
+    @pytest.mark.parametrize("phase", [in_poll, in_store])
+    async def test_a_released_job_with_an_open_order_is_resumed_by_the_next_worker(
+        self, queue: Queue, remote: Worker, phase: Phase
+    ) -> None:
+        gate = asyncio.Event()
+        phase(remote, gate)
+        job = await queue.accept_and_claim()
+        execution, running = remote.begin(job)
+        await reach(remote, phase)
+
+        execution.stop(Stop.RELEASE)
+        await running
+
+        row = await queue.row(job.id)
+        gate.set()
+        assert (row.status, row.reason, row.resuming) == ("in_queue", "interrupted", True)
+        assert (await remote.claim_and_run()).status == Status.COMPLETED
+        assert len(remote.provider.vendor.creates) == 1
+        assert remote.provider.vendor.canceled == []
+
+    async def test_a_job_that_is_released_before_it_began_asks_no_provider(
+        self, queue: Queue, worker: Worker
+    ) -> None:
+        job = await queue.accept_and_claim()
+        execution = worker.execution(job)
+        execution.stop(Stop.RELEASE)
+        await execution.run()
+
+        assert (await queue.row(job.id)).reason == "interrupted"
+        assert worker.provider.vendor.creates == []
+
+    @pytest.mark.parametrize("phase", [in_submit, in_store])
+    async def test_a_canceled_job_ends(self, queue: Queue, worker: Worker, phase: Phase) -> None:
+        phase(worker, asyncio.Event())
+        job = await queue.accept_and_claim()
+        execution, running = worker.begin(job)
+        await reach(worker, phase)
+        await queue.cancel(job.id)
+
+        execution.stop(Stop.CANCEL)
+        await running
+
+        row = await queue.row(job.id)
+        assert (row.status, row.reason) == ("canceled", "canceled")
+        assert worker.pubsub.announced[-1] == Announcement(job.id)
+
+    @pytest.mark.parametrize("phase", [in_submit, in_poll, in_store])
+    async def test_a_canceled_job_is_canceled_at_the_provider_too(
+        self, queue: Queue, remote: Worker, phase: Phase
+    ) -> None:
+        gate = asyncio.Event()
+        phase(remote, gate)
+        job = await queue.accept_and_claim()
+        execution, running = remote.begin(job)
+        await reach(remote, phase)
+
+        execution.stop(Stop.CANCEL)
+        gate.set()
+        await running
+
+        [order] = await queue.orders(job.id)
+        assert (await queue.row(job.id)).status == Status.CANCELED
+        assert remote.provider.vendor.canceled == [order.handle_id]
+        assert order.resolution == "canceled"
+
+    async def test_a_claim_that_is_made_only_to_cancel_cancels(self, queue: Queue, remote: Worker) -> None:
+        job = await queue.accept_and_claim()
+        await queue.order(job, "h-1")
+        await queue.put_back(job)
+        await queue.cancel(job.id)
+
+        row = await remote.run(await queue.claim_one())
+
+        assert row.status == Status.CANCELED
+        assert remote.provider.vendor.canceled == ["h-1"]
+        assert remote.provider.vendor.polled == []
+
+    @pytest.mark.parametrize("phase", [in_submit, in_store])
+    async def test_a_lost_job_is_left_as_it_is(self, queue: Queue, worker: Worker, phase: Phase) -> None:
+        phase(worker, asyncio.Event())
+        job = await queue.accept_and_claim()
+        execution, running = worker.begin(job)
+        await reach(worker, phase)
+        before = await queue.row(job.id)
+
+        execution.stop(Stop.LOST)
+        await running
+
+        assert await queue.row(job.id) == before
+        assert worker.pubsub.announced == worker.due == []
+
+    async def test_a_worker_that_lost_its_job_does_not_cancel_the_order_of_the_next_one(
+        self, queue: Queue, remote: Worker
+    ) -> None:
+        remote.provider.on_poll(hold(asyncio.Event()))
+        execution, running = remote.begin(await queue.accept_and_claim())
+        await reach(remote, in_poll)
+
+        execution.stop(Stop.LOST)
+        await running
+
+        assert remote.provider.vendor.canceled == []
+
+    async def test_the_first_reason_to_stop_counts(self, queue: Queue, worker: Worker) -> None:
+        in_submit(worker, asyncio.Event())
+        job = await queue.accept_and_claim()
+        execution, running = worker.begin(job)
+        await reach(worker, in_submit)
+
+        for why in (Stop.CANCEL, Stop.RELEASE, Stop.LOST):
+            execution.stop(why)
+        await running
+
+        assert (await queue.row(job.id)).status == Status.CANCELED
+
+    async def test_an_end_that_is_being_written_is_not_stopped(self, queue: Queue, worker: Worker) -> None:
+        job = await queue.accept_and_claim()
+        async with queue.database.begin() as other:
+            await other.execute(text("SELECT FROM jobs FOR UPDATE"))
+            execution, running = worker.begin(job)
+            await wait_until(lambda: worker.storage.puts and worker.keeper.find(job.id) is None)
+            execution.stop(Stop.CANCEL)
+        await running
+
+        assert (await queue.row(job.id)).status == Status.COMPLETED
+
+    async def test_a_task_that_somebody_else_cancels_gives_its_job_back(
+        self, queue: Queue, worker: Worker
+    ) -> None:
+        in_submit(worker, asyncio.Event())
+        job = await queue.accept_and_claim()
+        _, running = worker.begin(job)
+        await reach(worker, in_submit)
+
+        running.cancel()
+        await running
+
+        assert (await queue.row(job.id)).reason == "interrupted"
+
+
+class TestLostLease:
+    @pytest.fixture
+    def taken(self, queue: Queue) -> Callable[[ClaimedJob], Any]:
+        async def take(job: ClaimedJob) -> ClaimedJob:
+            await queue.put_back(job)
+            return await queue.claim_one(worker="worker-2")
+
+        return take
+
+    async def test_a_late_result_is_not_committed(
+        self, queue: Queue, worker: Worker, taken: Callable[[ClaimedJob], Any]
+    ) -> None:
+        gate = asyncio.Event()
+        in_store(worker, gate)
+        job = await queue.accept_and_claim()
+        _, running = worker.begin(job)
+        await reach(worker, in_store)
+        again = await taken(job)
+        before = await queue.row(job.id)
+        gate.set()
+        await running
+
+        assert await queue.row(job.id) == before
+        assert worker.pubsub.announced == []
+        assert (await worker.run(again)).status == Status.COMPLETED
+        [media] = await queue.media(job.id)
+        assert media.key.endswith("/2.png")
+
+    async def test_a_late_error_is_not_committed(
+        self, queue: Queue, worker: Worker, taken: Callable[[ClaimedJob], Any]
+    ) -> None:
+        gate = asyncio.Event()
+
+        async def fail() -> None:
+            await gate.wait()
+            raise ProviderError(Kind.PERMANENT_POLICY, "no")
+
+        worker.provider.on_submit(fail)
+        job = await queue.accept_and_claim()
+        _, running = worker.begin(job)
+        await reach(worker, in_submit)
+        await taken(job)
+        gate.set()
+        await running
+
+        assert (await queue.row(job.id)).status == Status.PROCESSING
+        assert worker.due == []
+
+    async def test_a_late_worker_orders_nothing(
+        self, queue: Queue, remote: Worker, taken: Callable[[ClaimedJob], Any]
+    ) -> None:
+        job = await queue.accept_and_claim()
+        await taken(job)
+
+        await remote.execution(job).run()
+
+        assert remote.provider.vendor.creates == []
