@@ -1,7 +1,6 @@
 """Write the pages of the reference that are made from the code, or check that they are current.
 
-    python docs/generate.py            write
-    python docs/generate.py --check    exit 1 when a page is not what the code says
+`python docs/generate.py` writes; with `--check` it exits with 1 when a page is not what the code says.
 """
 
 from __future__ import annotations
@@ -23,9 +22,10 @@ _CONFIGURATION = """# Configuration
 
 <!-- Made by docs/generate.py from src/fleek/settings.py; do not edit. -->
 
-Everything has a default that works untouched. Sources, the strongest first: flags, environment, `*_FILE` for secrets,
-`.env.local`, `.env`, `fleek.toml` (there the names are lower case and without the prefix), the defaults. Lists are
-written with commas. Cloud credentials keep their standard names (`AWS_ACCESS_KEY_ID`, ...).
+Everything has a default that works untouched. Sources, the strongest first: flags, environment, `*_FILE`
+for secrets, `.env.local`, `.env`, `fleek.toml` (there the names are lower case and without the prefix), the
+defaults. Lists are written with commas. Cloud credentials keep their standard names, such as
+`AWS_ACCESS_KEY_ID`.
 
 | variable | default | |
 | --- | --- | --- |
