@@ -130,13 +130,19 @@ def test_a_method_that_a_route_does_not_know_is_a_405_that_names_those_it_knows(
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/v1", "/v2/media/jobs", "/v1/media/jobs/", "/medias", "/mediajobs", "//livez"]
+    "path", ["/v1", "/v2/media/jobs", "/v1/media/jobs/", "/medias", "/mediajobs", "//livez"]
 )
 def test_an_unknown_route_is_a_404(api: Api, path: str) -> None:
     answer = api.ask("GET", path)
 
     assert problem(answer.json()) == (404, "not_found")
     assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_the_address_that_is_printed_leads_to_the_docs(api: Api) -> None:
+    answer = api.ask("GET", "/")
+
+    assert (answer.status, answer.headers["location"]) == (307, "/docs")
 
 
 def test_every_problem_carries_the_id_of_its_request(api: Api) -> None:

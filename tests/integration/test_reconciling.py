@@ -80,6 +80,23 @@ async def test_an_order_that_another_job_owns_is_not_adopted(queue: Queue) -> No
     row = await worker.run(await queue.accept_and_claim())
 
     assert (row.status, row.error_code) == (Status.ERROR, ErrorCode.AMBIGUOUS_SUBMISSION)
+    assert worker.provider.vendor.canceled == []
+
+
+async def test_a_lookup_that_fails_is_tried_again_until_the_grace_is_over(queue: Queue) -> None:
+    worker = a_worker(queue, LOOKUP, grace=timedelta(seconds=0.6))
+    looked = []
+
+    async def fail(*_: object) -> None:
+        looked.append(True)
+        raise ProviderError(Kind.TRANSIENT, "busy")
+
+    worker.provider.find = fail  # type: ignore[method-assign, assignment]
+    worker.provider.on_submit(LOST)
+    row = await worker.run(await queue.accept_and_claim())
+
+    assert row.error_code == ErrorCode.AMBIGUOUS_SUBMISSION
+    assert len(looked) > 1
 
 
 async def _answer(handle: Handle) -> Handle:

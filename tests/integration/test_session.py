@@ -40,7 +40,7 @@ async def test_what_is_asked_for_comes_in_its_form(database: Database) -> None:
 
     assert [row.i for row in await database.fetch_all(series, {"n": 3})] == [1, 2, 3]
     assert await database.fetch_one(series, {"n": 0}) is None
-    assert await database.fetch_rowcount(text("DELETE FROM lane_state")) == 0
+    assert await database.fetch_rowcount(text("DELETE FROM lane_state WHERE false")) == 0
 
 
 async def test_the_limits_hold_on_every_connection(queue_url: str) -> None:

@@ -210,6 +210,8 @@ class Orders:
             _log.warning("lookup_failed", job_id=str(self._job.id), error=error.message)
             return False
         except IntegrityError:
+            # It must not be canceled with this job either.
+            self._handles.pop(order.ordinal, None)
             _log.warning("lookup_found_another_order", job_id=str(self._job.id))
             return False
         return found is not None

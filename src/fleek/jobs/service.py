@@ -74,15 +74,12 @@ class JobService:
         _check_input(model, request)
         job = _new_job(owner, request, model)
         at = await changes.accept(self._database, job, idempotency)
-        if at is None and idempotency is not None:
+        if at is None:
             replay = await self._replay_or_none(owner, "generate", idempotency, urls)
             if replay is None:
                 # The job was deleted between the two statements, and its key with it.
                 raise IdempotencyInFlight
             return replay
-        if at is None:
-            message = "an insert without a key gave no row"
-            raise RuntimeError(message)
         self._waker.wake(job.queue)
         return Accepted(_as_accepted(job, request, at, urls), replayed=False)
 
