@@ -305,7 +305,7 @@ class TestTerminal:
     """People get a bar, tables and colours; NO_COLOR is heeded."""
 
     def test_a_bar_moves_and_disappears(self, shell: Shell) -> None:
-        command = [str(FLEEK), "generate", "boats", "--output", "x.png", "--input", "delay_seconds=1"]
+        command = [str(FLEEK), "generate", "boats", "--output", "x.png", "--input", "delay_seconds=5"]
         with Terminal(command, shell.folder, shell.environment) as terminal:
             code = terminal.wait()
 
