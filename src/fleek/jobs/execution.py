@@ -22,6 +22,7 @@ from fleek.core.errors import FleekError, LeaseLost, ProviderError, ProviderErro
 from fleek.core.ids import new_id
 from fleek.core.media import MediaType, object_key
 from fleek.db.session import Database
+from fleek.failpoints import Point, failpoint
 from fleek.jobs import transitions
 from fleek.jobs.claim import ClaimedJob
 from fleek.jobs.keeper import LeaseKeeper, Stop
@@ -112,6 +113,7 @@ class Execution:
             self._shop.keeper.remove(self)
 
     async def _attempt(self) -> None:
+        await failpoint(Point.CLAIM_AFTER_COMMIT)
         limit = (self._job.run_deadline_at - self._job.claimed_at).total_seconds()
         try:
             async with asyncio.timeout(limit):
@@ -142,7 +144,9 @@ class Execution:
         def key_for(media_type: MediaType) -> str:
             return object_key(self._job.id, media_id, self._job.fence, media_type)
 
+        await failpoint(Point.OUTPUT_BEFORE_PUT)
         stored = await self._put(output, key_for)
+        await failpoint(Point.OUTPUT_AFTER_PUT)
         return StoredMedia(
             id=media_id,
             index=index,
@@ -184,9 +188,11 @@ class Execution:
         job, database = self._job, self._shop.database
         metrics = {**measured, "seconds": round(self._orders.now().total_seconds(), 4)}
         costs = self._orders.costs
+        await failpoint(Point.FINISH_BEFORE_COMMIT)
         finished = await persistently(
             lambda: transitions.finish(database, job.id, job.fence, media, metrics=metrics, costs=costs)
         )
+        await failpoint(Point.FINISH_AFTER_COMMIT)
         if not finished and await self._outcome() is not core.Status.COMPLETED:
             raise LeaseLost
         self._shop.pubsub.announce(Announcement(job.id))

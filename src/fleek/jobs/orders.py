@@ -20,6 +20,7 @@ from sqlalchemy.exc import IntegrityError
 from fleek.core.errors import ProviderError, ProviderErrorKind
 from fleek.core.media import DEFAULT_SIDE, MAX_SEED, OutputFormat
 from fleek.db.session import Database
+from fleek.failpoints import Point, failpoint
 from fleek.jobs import submissions
 from fleek.jobs.claim import ClaimedJob, OpenOrder
 from fleek.jobs.persistence import persistently, shielded
@@ -142,6 +143,7 @@ class Orders:
         order = await persistently(
             lambda: submissions.intend(self._database, job.id, job.fence, request, provider, self._lease)
         )
+        await failpoint(Point.ORDER_AFTER_INTENT)
         try:
             async with asyncio.timeout(self._create_timeout()):
                 reply = await self._provider.submit(request, self._context())
@@ -152,8 +154,10 @@ class Orders:
                 return order, None
             await self._resolve(order, "rejected")
             raise
+        await failpoint(Point.ORDER_AFTER_CREATE)
         if isinstance(reply, Accepted):
             await self._record(order, reply.handle)
+            await failpoint(Point.ORDER_AFTER_RECORD)
         return order, reply
 
     def _create_timeout(self) -> float:

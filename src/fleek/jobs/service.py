@@ -23,6 +23,7 @@ from fleek.core.job import Reason, Status
 from fleek.core.media import MAX_SEED, OutputFormat
 from fleek.core.urls import Urls
 from fleek.db.session import Database
+from fleek.failpoints import Point, failpoint
 from fleek.jobs import changes, repository
 from fleek.jobs.changes import AcceptedAt, Idempotency, NewJob
 from fleek.jobs.repository import EventRow, JobFilter
@@ -73,7 +74,9 @@ class JobService:
         model = self._catalog.get(request.model) if request.model else self._catalog.default
         _check_input(model, request)
         job = _new_job(owner, request, model)
+        await failpoint(Point.ACCEPT_BEFORE_COMMIT)
         at = await changes.accept(self._database, job, idempotency)
+        await failpoint(Point.ACCEPT_AFTER_COMMIT)
         if at is None:
             replay = await self._replay_or_none(owner, "generate", idempotency, urls)
             if replay is None:
