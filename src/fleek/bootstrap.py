@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
+import structlog
 from sqlalchemy import MetaData
 
+from fleek import failpoints
 from fleek.core.cursor import CursorCodec
 from fleek.core.errors import ConfigurationError, NotFound
 from fleek.db.base import Base
@@ -28,6 +30,7 @@ from fleek.jobs.caretakers import DeadlineWatcher, Rescuer
 from fleek.jobs.claim import Claimer, ServedModel
 from fleek.jobs.execution import Workshop
 from fleek.jobs.keeper import LeaseKeeper
+from fleek.jobs.orders import OrderLimits
 from fleek.jobs.service import JobService
 from fleek.jobs.waiting import Waiters
 from fleek.media import models as _media  # noqa: F401  registers its tables
@@ -42,6 +45,8 @@ from fleek.settings import Settings
 from fleek.storage.base import ObjectStorage
 from fleek.storage.object_store import open_storage
 from fleek.storage.signed_urls import UrlSigner
+
+_log = structlog.get_logger(__name__)
 
 _SECRET_BYTES = 32
 _MIN_SECRET = 16
@@ -85,6 +90,7 @@ def load_metadata() -> MetaData:
 @asynccontextmanager
 async def open_api(settings: Settings) -> AsyncIterator[ApiContext]:
     """Build an api process's parts, start what runs in the background, and close all of it."""
+    _warn_of_failpoints()
     async with AsyncExitStack() as stack:
         database = _open_database(stack, settings, "fleek api")
         signer = UrlSigner(load_secret(settings))
@@ -114,6 +120,7 @@ async def open_api(settings: Settings) -> AsyncIterator[ApiContext]:
 @asynccontextmanager
 async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
     """Build a worker process's parts, and close them; the caller starts its loops."""
+    _warn_of_failpoints()
     async with AsyncExitStack() as stack:
         database = _open_database(stack, settings, "fleek worker")
         storage = open_media_storage(settings, UrlSigner(load_secret(settings)))
@@ -125,10 +132,13 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
         catalog = await _open_catalog(stack, settings)
         lease = timedelta(seconds=settings.lease)
         keeper = LeaseKeeper(database, lease=lease, interval=timedelta(seconds=settings.renew_interval))
+        order_limits = OrderLimits(reconcile=timedelta(seconds=settings.reconcile_grace))
         worker = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
 
         def workshop(on_due: Callable[[timedelta], None]) -> Workshop:
-            return Workshop(database, storage, images, pubsub, keeper, settings.max_output_bytes, on_due)
+            return Workshop(
+                database, storage, images, pubsub, keeper, settings.max_output_bytes, on_due, order_limits
+            )
 
         yield WorkerContext(
             worker=worker,
@@ -196,6 +206,12 @@ def _generate_secret(path: Path) -> None:
         pass
     finally:
         draft.unlink()
+
+
+def _warn_of_failpoints() -> None:
+    """A process that was told to die somewhere must not look like any other."""
+    if failpoints.is_armed():
+        _log.warning("failpoints_armed", variable=failpoints.VARIABLE)
 
 
 def _open_database(stack: AsyncExitStack, settings: Settings, application: str) -> Database:

@@ -159,6 +159,8 @@ class Settings(BaseSettings):
     """Seconds between two looks for abandoned jobs."""
     rescue_confirm_after: Seconds = 15
     """Seconds between the two looks that must both find a lease expired before its job is taken."""
+    reconcile_grace: Seconds = 120
+    """Seconds for which an order whose reply was lost is looked for, before its job ends as ambiguous."""
     shutdown_grace: Seconds = 25
     """Seconds that running jobs get to finish when a worker is told to stop; the rest are given back."""
 

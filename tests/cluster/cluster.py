@@ -14,6 +14,7 @@ short, so that what takes half a minute in production takes three seconds here.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import secrets
 import shutil
@@ -132,6 +133,9 @@ class Cluster:
     async def _query(self, sql: str, arguments: Sequence[Any]) -> list[dict[str, Any]]:
         connection = await asyncpg.connect(host=str(self.postgres.socket_dir), user=ROLE, database=DATABASE)
         try:
+            await connection.set_type_codec(
+                "jsonb", schema="pg_catalog", encoder=json.dumps, decoder=json.loads
+            )
             return [dict(row) for row in await connection.fetch(sql, *arguments)]
         finally:
             await connection.close()
