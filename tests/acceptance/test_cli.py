@@ -394,7 +394,7 @@ class TestJobs:
             shell.run("generate", f"{word} {number}", "--no-wait", *_QUICK)
 
         everything = shell.run("jobs", "ls", "--q", word, "--all").out.splitlines()
-        assert [line.split("\t")[4] for line in everything] == [f"{word} {number}" for number in (2, 1, 0)]
+        assert [line.split("\t")[5] for line in everything] == [f"{word} {number}" for number in (2, 1, 0)]
         assert len(shell.run("jobs", "ls", "--q", word, "--limit", "2").out.splitlines()) == 2
         assert shell.run("jobs", "ls", "--q", word, "--model", "other").out == ""
         assert shell.run("jobs", "ls", "--status", "nowhere").code == 2
@@ -406,7 +406,57 @@ class TestJobs:
 
         (line,) = shell.run("jobs", "ls", "--q", word).out.splitlines()
 
-        assert line.split("\t")[4] == f"{word}\\tone\\ntwo\\x1b[2J"
+        assert line.split("\t")[5] == f"{word}\\tone\\ntwo\\x1b[2J"
+
+    def test_many_jobs_are_canceled_and_retried_at_once(self, shell: Shell) -> None:
+        tag = f"batch={time.time_ns()}"
+        made = {shell.submit("--metadata", tag, *_SLOW) for _ in range(3)}
+        completed = shell.submit("--metadata", tag, *_QUICK)
+        shell.run("jobs", "watch", completed)
+
+        planned = shell.run("jobs", "cancel", "--metadata", tag, "--dry-run")
+        unasked = shell.run("jobs", "cancel", "--metadata", tag)
+        canceled = shell.run("jobs", "cancel", "--metadata", tag, "--yes")
+        for job_id in made:
+            shell.run("jobs", "watch", job_id)
+        retried = shell.run("jobs", "retry", "--metadata", tag, "--yes", "--json")
+        outcome = json.loads(retried.out)
+        shell.run("jobs", "cancel", "--metadata", tag, "--yes")
+
+        assert {line.split("\t")[0] for line in planned.out.splitlines()} == made | {completed}
+        assert "nothing was changed" in planned.err
+        assert (unasked.code, unasked.out) == (2, "")
+        assert "--yes" in unasked.hint
+        assert canceled.code == 0
+        assert f"{completed}\tcompleted" in canceled.out
+        assert retried.code == 1
+        assert {name: outcome[name] for name in ("matched", "changed", "refused")} == {
+            "matched": 4,
+            "changed": 3,
+            "refused": 1,
+        }
+        assert {item["id"] for item in outcome["items"] if item["status"] == "in_queue"} == made
+        assert [item["error"]["code"] for item in outcome["items"] if item["error"]] == ["job_not_retryable"]
+
+    def test_failed_jobs_are_found_by_their_error(self, shell: Shell) -> None:
+        tag = f"batch={time.time_ns()}"
+        refused = shell.submit("--metadata", tag, "--input", "error=permanent_policy", *_QUICK)
+        shell.submit("--metadata", tag, *_QUICK)
+        shell.run("jobs", "watch", refused)
+
+        (line,) = shell.run("jobs", "ls", "--metadata", tag, "--code", "content_refused").out.splitlines()
+
+        assert line.split("\t")[:3] == [refused, "error", "content_refused"]
+        assert shell.run("jobs", "ls", "--metadata", tag, "--code", "timeout").out == ""
+
+    @pytest.mark.parametrize("command", ["cancel", "retry"])
+    def test_either_one_job_or_a_filter_is_named(self, shell: Shell, command: str) -> None:
+        neither = shell.run("jobs", command)
+        both = shell.run("jobs", command, "01920000-0000-7000-8000-000000000001", "--status", "error")
+
+        assert (neither.code, both.code) == (2, 2)
+        assert "needs the id of a job, or a filter" in neither.err
+        assert "not both" in both.err
 
     def test_all_of_a_job_is_shown(self, shell: Shell) -> None:
         job_id = shell.submit("--metadata", "order=1", *_QUICK)

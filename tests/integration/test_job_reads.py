@@ -15,7 +15,7 @@ from tests.statements import explain, sent_statements
 from fleek.core.cursor import Position
 from fleek.core.events import EventKind, fold
 from fleek.core.ids import new_id
-from fleek.core.job import Reason, Status
+from fleek.core.job import ErrorCode, Reason, Status
 from fleek.core.owner import LOCAL_OWNER
 from fleek.core.urls import Urls
 from fleek.db.session import Database
@@ -283,6 +283,10 @@ _FILTERS: list[tuple[JobFilter, str]] = [
     (JobFilter(), "edcba"),
     (JobFilter(status=Status.ERROR), "c"),
     (JobFilter(status=Status.PROCESSING), ""),
+    (JobFilter(code=ErrorCode.CONTENT_REFUSED), "c"),
+    (JobFilter(status=Status.ERROR, code=ErrorCode.CONTENT_REFUSED), "c"),
+    (JobFilter(status=Status.ERROR, code=ErrorCode.TIMEOUT), ""),
+    (JobFilter(status=Status.COMPLETED, code=ErrorCode.CONTENT_REFUSED), ""),
     (JobFilter(model="flux/schnell"), "db"),
     (JobFilter(model="flux"), ""),
     (JobFilter(q="lighthouse"), "ea"),
@@ -311,7 +315,7 @@ async def test_filters_combine(database: Database) -> None:
             "model": "flux/schnell",
             "status": Status.COMPLETED,
         },
-        "c": {"prompt": "a boat", "status": Status.ERROR},
+        "c": {"prompt": "a boat", "status": Status.ERROR, "error_code": "content_refused"},
         "d": {"prompt": "a house", "metadata": {"or'der\"": "\\ ✓ %"}, "model": "flux/schnell"},
         "e": {"prompt": "the lighthouse", "status": Status.COMPLETED},
     }
@@ -386,6 +390,23 @@ async def test_a_page_of_any_length_is_one_statement(database: Database, count: 
 
     assert len(page) == count
     assert len(sent) == 1
+
+
+@pytest.mark.parametrize(
+    "filters", [JobFilter(status=Status.ERROR), JobFilter(status=Status.ERROR, code=ErrorCode.TIMEOUT)]
+)
+async def test_failed_jobs_are_found_without_walking_over_the_others(
+    database: Database, filters: JobFilter
+) -> None:
+    await make_jobs(database, 2000, status=Status.COMPLETED)
+    await make_job(database, status=Status.ERROR, error_code="timeout")
+    await database.fetch_rowcount(text("ANALYZE jobs"))
+
+    with sent_statements() as sent:
+        page = await list_jobs(database, LOCAL_OWNER, filters, None, 20, URLS)
+
+    assert len(page) == 1
+    assert "ix_jobs_failed" in await explain(database, sent[0])
 
 
 async def test_the_status_the_whole_job_and_its_history_are_one_statement_each(database: Database) -> None:

@@ -13,7 +13,7 @@ from fastapi import Depends, Query, Request
 from pydantic import BeforeValidator, Field, StringConstraints
 
 from fleek.core.errors import InvalidRequest, Violation
-from fleek.core.job import Status
+from fleek.core.job import ErrorCode, Status
 from fleek.jobs.schemas import MAX_METADATA_KEYS
 
 DEFAULT_LIMIT, MAX_LIMIT = 20, 100
@@ -81,6 +81,7 @@ async def get_list_query(  # noqa: PLR0913  one argument a parameter
     request: Request,
     *,
     status: Annotated[Status | None, Query(description="Of the job")] = None,
+    code: Annotated[ErrorCode | None, Query(description="Of the job's error")] = None,
     model: Annotated[_Name | None, Query(description="Of the job")] = None,
     q: Annotated[
         _Words | None, Query(description='Words of the prompt, as in a web search: `dawn -fog "red boat"`')
@@ -93,6 +94,7 @@ async def get_list_query(  # noqa: PLR0913  one argument a parameter
     """The query of a list. Raises InvalidRequest for metadata that no job can have."""
     filters = {
         "status": status,
+        "code": code,
         "model": model,
         "q": q,
         "created_after": created_after,

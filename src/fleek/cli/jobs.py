@@ -3,24 +3,39 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
 
-from fleek.cli.client import Client, UrlOption, job_path, open_client
+from fleek.cli.bulk import (
+    AfterOption,
+    AllOption,
+    BeforeOption,
+    Bulk,
+    CodeOption,
+    DryRunOption,
+    LimitOption,
+    MetadataOption,
+    ModelOption,
+    Selection,
+    StatusOption,
+    WordsOption,
+    YesOption,
+    require_one,
+)
+from fleek.cli.client import UrlOption, job_path, open_client
 from fleek.cli.delivery import Delivery, own_command
 from fleek.cli.feed import Change
 from fleek.cli.output import JsonOption, Output
 from fleek.cli.saving import Destination
 from fleek.cli.waiting import heeding_sigterm
-from fleek.core.job import TERMINAL, Status
+from fleek.core.job import TERMINAL, ErrorCode, Status
 
 app = typer.Typer(help="Look at jobs, follow them, cancel them, run them again", rich_markup_mode=None)
 
-_PAGE = 100
-"""The most that one request may ask for."""
 _JOB_ID = typer.Argument(metavar="ID", help="The job's id", show_default=False)
+_ONE_JOB = typer.Argument(metavar="ID", help="One job's id, in place of filters", show_default=False)
 _FACTS = (
     "id",
     "status",
@@ -50,28 +65,31 @@ _FACTS = (
 @app.command("ls")
 def list_jobs(  # noqa: PLR0913  one parameter a flag
     *,
-    status: Annotated[Status | None, typer.Option(help="Only jobs that stand there")] = None,
-    model: Annotated[str | None, typer.Option(help="Only jobs of this model")] = None,
-    q: Annotated[str | None, typer.Option("--q", help="Words of the prompt")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many")] = 20,
-    show_all: Annotated[bool, typer.Option("--all", help="All of them, whatever --limit says")] = False,
+    status: Annotated[Status | None, StatusOption] = None,
+    code: Annotated[ErrorCode | None, CodeOption] = None,
+    model: Annotated[str | None, ModelOption] = None,
+    q: Annotated[str | None, WordsOption] = None,
+    created_after: Annotated[str | None, AfterOption] = None,
+    created_before: Annotated[str | None, BeforeOption] = None,
+    metadata: Annotated[list[str] | None, MetadataOption] = None,
+    limit: Annotated[int, LimitOption] = 20,
+    show_all: Annotated[bool, AllOption] = False,
     as_json: Annotated[bool, JsonOption] = False,
     url: Annotated[str | None, UrlOption] = None,
 ) -> None:
     """List jobs, newest first.
 
-    Columns where stdout is not a terminal: id, status, model, created_at, prompt.
+    Columns where stdout is not a terminal: id, status, error code, model, created_at, prompt.
     """
     output = Output(as_json)
-    filters = {"status": status, "model": model, "q": q}
-    given = {name: value for name, value in filters.items() if value}
-    jobs = _pages(open_client(url), given, None if show_all else limit)
+    some = None if show_all else limit
+    selection = Selection(status, code, model, q, created_after, created_before, metadata or (), some)
+    jobs = selection.jobs(open_client(url))
     if as_json:
         output.document({"items": list(jobs)})
         return
-    columns = ("id", "status", "model", "created_at", "prompt")
-    rows = ([job[column] for column in columns] for job in jobs)
-    output.rows(("ID", "STATUS", "MODEL", "CREATED", "PROMPT"), rows)
+    titles = ("ID", "STATUS", "ERROR", "MODEL", "CREATED", "PROMPT")
+    output.rows(titles, ([*_place(job), job["model"], job["created_at"], job["prompt"]] for job in jobs))
 
 
 @app.command("get")
@@ -119,15 +137,35 @@ def watch_job(  # noqa: PLR0913  one parameter a flag
 
 
 @app.command("cancel")
-def cancel_job(
-    job_id: Annotated[str, _JOB_ID],
+def cancel_job(  # noqa: PLR0913  one parameter a flag
+    job_id: Annotated[str | None, _ONE_JOB] = None,
     *,
+    status: Annotated[Status | None, StatusOption] = None,
+    code: Annotated[ErrorCode | None, CodeOption] = None,
+    model: Annotated[str | None, ModelOption] = None,
+    q: Annotated[str | None, WordsOption] = None,
+    created_after: Annotated[str | None, AfterOption] = None,
+    created_before: Annotated[str | None, BeforeOption] = None,
+    metadata: Annotated[list[str] | None, MetadataOption] = None,
+    limit: Annotated[int | None, LimitOption] = None,
+    dry_run: Annotated[bool, DryRunOption] = False,
+    yes: Annotated[bool, YesOption] = False,
     as_json: Annotated[bool, JsonOption] = False,
     url: Annotated[str | None, UrlOption] = None,
 ) -> None:
-    """Ask a job to stop; a finished one stays as it is."""
+    """Ask a job to stop, or all jobs that the filters name; a finished one stays as it is."""
     output = Output(as_json)
-    job = open_client(url).post(job_path(job_id, "cancel")).json
+    selection = Selection(status, code, model, q, created_after, created_before, metadata or (), limit)
+    require_one(job_id, selection, "cancel")
+    client = open_client(url)
+
+    def cancel(one: str) -> Mapping[str, Any]:
+        return dict(client.post(job_path(one, "cancel")).json)
+
+    if job_id is None:
+        Bulk(client, output, "cancel", cancel).run(selection, dry_run=dry_run, yes=yes)
+        return
+    job = cancel(job_id)
     _print_job(output, job)
     if job["status"] in TERMINAL - {Status.CANCELED}:
         output.note("The job had ended before; nothing was changed")
@@ -136,35 +174,46 @@ def cancel_job(
 
 
 @app.command("retry")
-def retry_job(
-    job_id: Annotated[str, _JOB_ID],
+def retry_job(  # noqa: PLR0913  one parameter a flag
+    job_id: Annotated[str | None, _ONE_JOB] = None,
     *,
     max_paid_submissions: Annotated[
         int | None,
         typer.Option(help="Allow so many orders at a paid provider in all, though one may be paid twice"),
     ] = None,
+    status: Annotated[Status | None, StatusOption] = None,
+    code: Annotated[ErrorCode | None, CodeOption] = None,
+    model: Annotated[str | None, ModelOption] = None,
+    q: Annotated[str | None, WordsOption] = None,
+    created_after: Annotated[str | None, AfterOption] = None,
+    created_before: Annotated[str | None, BeforeOption] = None,
+    metadata: Annotated[list[str] | None, MetadataOption] = None,
+    limit: Annotated[int | None, LimitOption] = None,
+    dry_run: Annotated[bool, DryRunOption] = False,
+    yes: Annotated[bool, YesOption] = False,
     as_json: Annotated[bool, JsonOption] = False,
     url: Annotated[str | None, UrlOption] = None,
 ) -> None:
-    """Run a job again that ended in error or was canceled."""
+    """Run a job again that ended in error or was canceled, or all jobs that the filters name."""
     output = Output(as_json)
+    selection = Selection(status, code, model, q, created_after, created_before, metadata or (), limit)
+    require_one(job_id, selection, "retry")
+    client = open_client(url)
     body = {} if max_paid_submissions is None else {"max_paid_submissions": max_paid_submissions}
-    job = open_client(url).post(job_path(job_id, "retry"), body, key=uuid.uuid4().hex).json
-    _print_job(output, job)
+
+    def retry(one: str) -> Mapping[str, Any]:
+        return dict(client.post(job_path(one, "retry"), body, key=uuid.uuid4().hex).json)
+
+    if job_id is None:
+        Bulk(client, output, "retry", retry).run(selection, dry_run=dry_run, yes=yes)
+        return
+    _print_job(output, retry(job_id))
     output.note("Accepted", f"`{own_command('jobs', 'watch', job_id, url=url)}` follows it")
 
 
-def _pages(client: Client, filters: Mapping[str, Any], limit: int | None) -> Iterator[Mapping[str, Any]]:
-    """Up to `limit` jobs, asked for page by page as they are needed."""
-    cursor, left = None, limit
-    while left is None or left > 0:
-        query = {**filters, "limit": min(left or _PAGE, _PAGE), **({"cursor": cursor} if cursor else {})}
-        page = client.get("/v1/media/jobs", query)
-        yield from page["items"]
-        cursor = page["next_cursor"]
-        if cursor is None:
-            return
-        left = None if left is None else left - len(page["items"])
+def _place(job: Mapping[str, Any]) -> list[str]:
+    """Where a job stands, in three columns."""
+    return [job["id"], job["status"], job["error"]["code"] if job["error"] else ""]
 
 
 def _describe(job: Mapping[str, Any]) -> dict[str, object]:

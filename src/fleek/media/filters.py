@@ -16,7 +16,7 @@ from pydantic_core import to_json
 
 from fleek.core.canonical import fingerprint
 from fleek.core.cursor import Position
-from fleek.core.job import Status
+from fleek.core.job import ErrorCode, Status
 
 _EARLIEST, _LATEST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 
@@ -37,11 +37,16 @@ class ListFilter:
     created_after: datetime | None = None
     created_before: datetime | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
+    code: ErrorCode | None = None
+    """Of the job's error: why it ended, or why its last attempt did not count."""
 
     def parameters(self) -> dict[str, Any]:
-        """The given filters, each as the value that its condition binds."""
+        """The given filters, each as the value that its condition binds, if it binds one."""
+        has_failed = self.status is Status.ERROR
         values = {
-            "status": self.status,
+            "status": None if has_failed else self.status,
+            "failed": has_failed or None,
+            "code": self.code,
             "model": self.model,
             "q": self.q,
             "created_after": _in_utc(self.created_after),
@@ -70,7 +75,7 @@ def page_parameters(owner: str, filters: ListFilter, after: Position | None, lim
 def page_conditions(table: Literal["jobs", "media"], given: Collection[str]) -> str:
     """The SQL condition of a page of `table`: its owner's rows, after a position, through the filters.
 
-    It names `jobs` for `status` and `model`, and `job_requests` for `q` and `metadata`.
+    It names `jobs` for `status`, `code` and `model`, and `job_requests` for `q` and `metadata`.
     """
     conditions = {
         "owner": f"{table}.owner_id = :owner",
@@ -78,6 +83,9 @@ def page_conditions(table: Literal["jobs", "media"], given: Collection[str]) -> 
         "created_after": f"{table}.created_at > :created_after",
         "created_before": f"{table}.created_at < :created_before",
         "status": "jobs.status = :status",
+        # Spelled out: there is an index of failed jobs only, which a plan for any status cannot use.
+        "failed": "jobs.status = 'error'",
+        "code": "jobs.error_code = :code",
         "model": "jobs.model = :model",
         "q": "job_requests.prompt_words @@ websearch_to_tsquery('simple', :q)",
         # The index leaves empty metadata out; PostgreSQL does not see by itself that it can be used.
