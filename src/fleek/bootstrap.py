@@ -30,6 +30,7 @@ from fleek.jobs.caretakers import DeadlineWatcher, Rescuer
 from fleek.jobs.claim import Claimer, ServedModel
 from fleek.jobs.execution import Workshop
 from fleek.jobs.keeper import LeaseKeeper
+from fleek.jobs.lanes import Lanes
 from fleek.jobs.orders import OrderLimits
 from fleek.jobs.service import JobService
 from fleek.jobs.waiting import Waiters
@@ -60,6 +61,7 @@ class ApiContext:
     database: Database
     catalog: Catalog
     jobs: JobService
+    lanes: Lanes
     media: MediaService
     storage: ObjectStorage
     signer: UrlSigner
@@ -114,7 +116,8 @@ async def open_api(settings: Settings) -> AsyncIterator[ApiContext]:
         await pubsub.start()
         stack.push_async_callback(pubsub.aclose)
         jobs = JobService(database, catalog, waker, pubsub, cursors, media.delete_objects)
-        yield ApiContext(settings, database, catalog, jobs, media, storage, signer, waiters, pubsub)
+        lanes = Lanes(database, waker)
+        yield ApiContext(settings, database, catalog, jobs, lanes, media, storage, signer, waiters, pubsub)
 
 
 @asynccontextmanager

@@ -493,6 +493,27 @@ class TestModels:
     def test_an_unknown_model_is_exit_2(self, shell: Shell) -> None:
         assert shell.run("models", "show", "owner/none").err == "error: No such model\n"
 
+    def test_a_paused_model_lets_its_jobs_wait(self, shell: Shell) -> None:
+        paused = shell.run("models", "pause", "demo", "--for", "1h", "--reason", "paint is drying")
+        shown = shell.run("models", "ls").out
+        job_id = shell.submit(*_QUICK)
+        waiting = shell.run("jobs", "watch", job_id, "--timeout", "1.5")
+        resumed = shell.run("models", "resume", "demo")
+        ended = shell.run("jobs", "watch", job_id)
+
+        assert paused.out.startswith("demo\tuntil 20")
+        assert "paint is drying" in shown
+        assert waiting.code == 124
+        assert (resumed.code, resumed.out) == (0, "demo\tnot paused\n")
+        assert ended.code == 0
+
+    def test_what_cannot_be_paused_is_said(self, shell: Shell) -> None:
+        unknown = shell.run("models", "pause", "nope")
+        endless = shell.run("models", "pause", "demo", "--for", "ever")
+
+        assert (unknown.code, endless.code) == (2, 2)
+        assert "--for 'ever' is not a time" in endless.err
+
 
 class TestOther:
     """The rest of the command."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from tests.api.serving import Api, problem, running_api
 from fleek.api.models import _all
 from fleek.providers.registry import Catalog
 from fleek.settings import ModelSettings
+
+JSON = [("Content-Type", "application/json")]
 
 
 def test_the_built_in_model_is_listed_with_what_it_takes(api: Api) -> None:
@@ -49,9 +52,55 @@ def test_a_configured_model_is_listed_with_its_price_and_the_first_is_the_defaul
 
 def test_a_model_that_cannot_be_used_is_listed_with_the_reason_and_no_other_takes_its_place() -> None:
     reason = "The provider sketch needs a package, which is not installed"
-    listed = _all(Catalog([], {"sketch": reason}, default="sketch"))
+    listed = _all(Catalog([], {"sketch": reason}, default="sketch"), {})
 
     assert [(model.name, model.available, model.unavailable_reason) for model in listed] == [
         ("sketch", False, reason)
     ]
     assert not any(model.is_default for model in listed)
+
+
+def test_a_model_is_paused_and_resumed(
+    unused_path: Callable[[], Path], database_url: str, redis_url: str
+) -> None:
+    models = {"posters/large": ModelSettings(provider="demo")}
+    with running_api(unused_path(), database_url=database_url, redis_url=redis_url, models=models) as api:
+        for_good = api.ask(
+            "POST", "/v1/models/posters/large/pause", JSON, b'{"reason": "no more ink"}'
+        ).json()
+        listed = api.ask("GET", "/v1/models").json()["items"]
+        for_a_while = api.ask("POST", "/v1/models/posters/large/pause", JSON, b'{"seconds": 900}').json()
+        resumed = [api.ask("POST", "/v1/models/posters/large/resume").json() for _ in range(2)]
+
+    assert for_good["pause"] == {"until": None, "reason": "no more ink"}
+    assert [(model["name"], model["pause"]) for model in listed] == [
+        ("posters/large", for_good["pause"]),
+        ("demo", None),
+    ]
+    assert for_a_while["pause"]["until"] is not None
+    assert [model["pause"] for model in resumed] == [None, None]
+
+
+@pytest.mark.parametrize("verb", ["pause", "resume"])
+def test_only_a_model_that_is_configured_can_be_paused(api: Api, verb: str) -> None:
+    assert problem(api.ask("POST", f"/v1/models/nope/{verb}").json()) == (404, "not_found")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"seconds": 0},
+        {"seconds": 10**9},
+        {"seconds": "900"},
+        {"seconds": 1.5},
+        {"reason": ""},
+        {"reason": "x" * 201},
+        {"reason": "a\u0000b"},
+        {"until": "tomorrow"},
+    ],
+)
+def test_a_pause_that_makes_no_sense_is_refused(api: Api, body: dict[str, object]) -> None:
+    answered = api.ask("POST", "/v1/models/demo/pause", JSON, json.dumps(body).encode())
+
+    assert problem(answered.json()) == (422, "invalid_request")
+    assert api.ask("GET", "/v1/models/demo").json()["pause"] is None

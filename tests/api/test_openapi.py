@@ -35,6 +35,8 @@ ROUTES = {
     "DELETE /v1/media/{media_id}",
     "GET /v1/models",
     "GET /v1/models/{name}",
+    "POST /v1/models/{name}/pause",
+    "POST /v1/models/{name}/resume",
     "GET /v1/objects/{key}",
     "GET /livez",
     "GET /readyz",

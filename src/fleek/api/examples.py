@@ -126,6 +126,7 @@ MODELS: dict[str, Any] = {
         "provider": "demo",
         "capabilities": _CAPABILITIES,
         "price_per_output": None,
+        "pause": None,
         "parameters": {"type": "object", "properties": {"delay_seconds": {"type": "number", "minimum": 0}}},
     },
     "unavailable": {
@@ -137,8 +138,15 @@ MODELS: dict[str, Any] = {
         "provider": None,
         "capabilities": None,
         "price_per_output": None,
+        "pause": None,
         "parameters": None,
     },
+}
+
+PAUSED: dict[str, Any] = {"pause": {"until": "2026-11-20T12:15:00Z", "reason": "the invoice is not paid"}}
+PAUSE_REQUESTS: dict[str, Any] = {
+    "until it is resumed": {},
+    "a quarter of an hour": {"seconds": 900, "reason": "the invoice is not paid"},
 }
 
 LIVE: dict[str, Any] = {"status": "ok"}

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, StringConstraints
 from starlette.responses import Response
 
 from fleek.api import examples, responses as docs
 from fleek.api.answers import answer
-from fleek.api.deps import CallDep
+from fleek.api.deps import Call, CallDep
 from fleek.api.paths import MODEL_NAME
 from fleek.api.strict_json import StrictRoute
 from fleek.core.errors import NotFound
+from fleek.jobs.lanes import Pause
+from fleek.jobs.schemas import storable
 from fleek.providers.registry import Catalog, Model
 
 router = APIRouter(prefix="/v1/models", tags=["models"], route_class=StrictRoute)
+
+_LONGEST_PAUSE = 31_536_000
+"""Seconds; a year."""
+_Name = Annotated[str, Path(description="May contain slashes", examples=["demo"])]
 
 
 class ModelCapabilities(BaseModel):
@@ -42,6 +50,26 @@ class Price(BaseModel):
     currency: Literal["USD"]
 
 
+class ModelPause(BaseModel):
+    """Nothing new of the model is begun; what is under way goes on, and what waits loses no attempt."""
+
+    until: datetime | None = Field(description="null: until it is resumed")
+    reason: str = Field(description="A job error code such as `throttled`, or an operator's words")
+
+
+class PauseRequest(BaseModel):
+    """How long, and why; the body may be left out."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [{"seconds": 900}]})
+
+    seconds: int | None = Field(
+        default=None, ge=1, le=_LONGEST_PAUSE, description="null: until it is resumed"
+    )
+    reason: (
+        Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(storable)] | None
+    ) = Field(default=None, description="For whoever wonders")
+
+
 class ModelOut(BaseModel):
     """A model; for one that is not available only the name and the reason are known."""
 
@@ -55,6 +83,7 @@ class ModelOut(BaseModel):
     provider: str | None
     capabilities: ModelCapabilities | None
     price_per_output: Price | None
+    pause: ModelPause | None = Field(description="null: it is not paused")
     parameters: dict[str, Any] | None = Field(
         description="JSON Schema (2020-12) of a request's `input`; null where it is not known"
     )
@@ -69,26 +98,65 @@ class ModelList(BaseModel):
 @router.get("", operation_id="list_models", response_model=ModelList, responses=docs.list_models())
 async def list_models(call: CallDep) -> Response:
     """Every configured model, those that are not available included."""
-    return answer(ModelList(items=_all(call.context.catalog)))
+    pauses = await call.context.lanes.list_pauses()
+    return answer(ModelList(items=_all(call.context.catalog, pauses)))
 
 
 @router.get(f"/{MODEL_NAME}", operation_id="get_model", response_model=ModelOut, responses=docs.get_model())
-async def get_model(
-    call: CallDep, name: Annotated[str, Path(description="May contain slashes", examples=["demo"])]
-) -> Response:
+async def get_model(call: CallDep, name: _Name) -> Response:
     """One model; one that is not in the list too, where a provider accepts models that nobody declared."""
-    return answer(_find(call.context.catalog, name))
-
-
-def _find(catalog: Catalog, name: str) -> ModelOut:
+    catalog = call.context.catalog
     if name in catalog.unavailable:
-        return _to_unavailable(name, catalog.unavailable[name])
-    return _to_available(catalog.get(name), is_default=name == _default_name(catalog))
+        return answer(_to_unavailable(name, catalog.unavailable[name]))
+    return await _answer_with(call, catalog.get(name))
 
 
-def _all(catalog: Catalog) -> list[ModelOut]:
+@router.post(
+    f"/{MODEL_NAME}/pause",
+    operation_id="pause_model",
+    response_model=ModelOut,
+    responses=docs.pause_model(),
+    openapi_extra=docs.body(examples.PAUSE_REQUESTS),
+)
+async def pause_model(call: CallDep, name: _Name, body: PauseRequest | None = None) -> Response:
+    """Begin nothing new of a model, for a time or until it is resumed.
+
+    Jobs are still accepted, and wait; orders that are placed already are followed to their end.
+    """
+    model, given = call.context.catalog.get(name), body or PauseRequest()
+    length = None if given.seconds is None else timedelta(seconds=given.seconds)
+    await call.context.lanes.pause(model, length, given.reason)
+    return await _answer_with(call, model)
+
+
+@router.post(
+    f"/{MODEL_NAME}/resume",
+    operation_id="resume_model",
+    response_model=ModelOut,
+    responses=docs.resume_model(),
+)
+async def resume_model(call: CallDep, name: _Name) -> Response:
+    """End any pause of a model, also one that a refused key or an empty account has led to.
+
+    Jobs that it has put off are due at once.
+    """
+    model = call.context.catalog.get(name)
+    await call.context.lanes.resume(model)
+    return await _answer_with(call, model)
+
+
+async def _answer_with(call: Call, model: Model) -> Response:
+    is_default = model.name == _default_name(call.context.catalog)
+    pause = await call.context.lanes.get_pause_or_none(model)
+    return answer(_to_available(model, pause, is_default=is_default))
+
+
+def _all(catalog: Catalog, pauses: Mapping[tuple[str, str], Pause]) -> list[ModelOut]:
     default = _default_name(catalog)
-    available = [_to_available(model, is_default=model.name == default) for model in catalog.all()]
+    available = [
+        _to_available(model, pauses.get((model.provider.name, model.name)), is_default=model.name == default)
+        for model in catalog.all()
+    ]
     return available + [_to_unavailable(name, reason) for name, reason in catalog.unavailable.items()]
 
 
@@ -99,7 +167,7 @@ def _default_name(catalog: Catalog) -> str | None:
         return None  # The first declared model is not available; no other takes its place.
 
 
-def _to_available(model: Model, *, is_default: bool) -> ModelOut:
+def _to_available(model: Model, pause: Pause | None, *, is_default: bool) -> ModelOut:
     price = model.price_per_output
     return ModelOut(
         name=model.name,
@@ -110,6 +178,7 @@ def _to_available(model: Model, *, is_default: bool) -> ModelOut:
         provider=model.provider.name,
         capabilities=ModelCapabilities(**asdict(model.provider.capabilities)),
         price_per_output=Price(amount=price, currency="USD") if price is not None else None,
+        pause=ModelPause(until=pause.until, reason=pause.reason) if pause is not None else None,
         parameters=dict(model.schema) if model.schema is not None else None,
     )
 
@@ -124,5 +193,6 @@ def _to_unavailable(name: str, reason: str) -> ModelOut:
         provider=None,
         capabilities=None,
         price_per_output=None,
+        pause=None,
         parameters=None,
     )

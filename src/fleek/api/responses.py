@@ -294,12 +294,24 @@ def get_object() -> Responses:
 def list_models() -> Responses:
     """`GET /v1/models`."""
     items = {"items": list(examples.MODELS.values())}
-    return documented({200: found("The models", {"two": items})}, _BAD_QUERY)
+    return documented({200: found("The models", {"two": items})}, _BAD_QUERY, _AWAY)
 
 
 def get_model() -> Responses:
     """`GET /v1/models/{name}`."""
-    return documented({200: found("The model", examples.MODELS)}, errors.NotFound("model"), _BAD_QUERY)
+    return documented({200: found("The model", examples.MODELS)}, errors.NotFound("model"), _BAD_QUERY, _AWAY)
+
+
+def pause_model() -> Responses:
+    """`POST /v1/models/{name}/pause`."""
+    paused = found("The model, paused", {"paused": examples.MODELS["available"] | examples.PAUSED})
+    return documented({200: paused}, *_BAD_BODY, errors.NotFound("model"), _AWAY)
+
+
+def resume_model() -> Responses:
+    """`POST /v1/models/{name}/resume`."""
+    resumed = found("The model", {"resumed": examples.MODELS["available"]})
+    return documented({200: resumed}, *_BAD_BODY, errors.NotFound("model"), _AWAY)
 
 
 def get_liveness() -> Responses:

@@ -110,9 +110,9 @@ def job_path(job_id: str, *more: str) -> str:
     return "/".join((f"/v1/media/jobs/{job_id}", *more))
 
 
-def model_path(name: str) -> str:
+def model_path(name: str, *more: str) -> str:
     """The path of a model, whose name may hold slashes."""
-    return f"/v1/models/{quote(name, safe='/', errors='replace')}"
+    return "/".join((f"/v1/models/{quote(name, safe='/', errors='replace')}", *more))
 
 
 class Client:

@@ -88,7 +88,7 @@ def generate(  # noqa: PLR0913  one parameter a flag
         negative_prompt=negative_prompt,
         input=parse_pairs("--input", inputs, parse_value) or None,
         priority=priority,
-        deadline_seconds=None if deadline is None else parse_duration(deadline),
+        deadline_seconds=None if deadline is None else parse_duration(deadline, "--deadline"),
         max_attempts=max_attempts,
         metadata=parse_pairs("--metadata", metadata, str) or None,
     )
@@ -130,11 +130,11 @@ def _refuse(constant: str) -> Any:  # noqa: ANN401  never returns
     raise ValueError(constant)
 
 
-def parse_duration(text: str) -> int:
+def parse_duration(text: str, option: str) -> int:
     """Seconds of `90`, `90s`, `15m`, `2h` or `1d`."""
     match = re.fullmatch(r"(\d{1,9})([smhd]?)", text.strip())
     if match is None:
-        raise usage_error(f"--deadline {text!r} is not a time", "examples: 90, 90s, 15m, 2h, 1d")
+        raise usage_error(f"{option} {text!r} is not a time", "examples: 90, 90s, 15m, 2h, 1d")
     return int(match[1]) * _UNITS[match[2]]
 
 

@@ -8,9 +8,12 @@ from typing import Annotated, Any
 import typer
 
 from fleek.cli.client import UrlOption, model_path, open_client
+from fleek.cli.generate import parse_duration
 from fleek.cli.output import JsonOption, Output
 
-app = typer.Typer(help="What can generate, and what it takes", rich_markup_mode=None)
+app = typer.Typer(help="What can generate, what it takes, and whether it may", rich_markup_mode=None)
+
+_NAME = typer.Argument(metavar="NAME", help="As `fleek models ls` prints it", show_default=False)
 
 
 @app.command("ls")
@@ -21,7 +24,8 @@ def list_models(
 ) -> None:
     """List the configured models.
 
-    Columns where stdout is not a terminal: name, provider, available (yes, or why not), price, description.
+    Columns where stdout is not a terminal: name, provider, available (yes, or why not), paused (until when
+    and why), price, description.
     """
     output = Output(as_json)
     models = open_client(url).get("/v1/models")
@@ -29,15 +33,18 @@ def list_models(
         output.document(models)
         return
     rows = (
-        (model["name"], model["provider"], _availability(model), _price(model), model["description"])
+        (
+            *(model["name"], model["provider"], _availability(model), _pause(model)),
+            *(_price(model), model["description"]),
+        )
         for model in models["items"]
     )
-    output.rows(("NAME", "PROVIDER", "AVAILABLE", "PRICE", "DESCRIPTION"), rows)
+    output.rows(("NAME", "PROVIDER", "AVAILABLE", "PAUSED", "PRICE", "DESCRIPTION"), rows)
 
 
 @app.command("show")
 def show_model(
-    name: Annotated[str, typer.Argument(help="As `fleek models ls` prints it", show_default=False)],
+    name: Annotated[str, _NAME],
     *,
     as_json: Annotated[bool, JsonOption] = False,
     url: Annotated[str | None, UrlOption] = None,
@@ -49,6 +56,51 @@ def show_model(
         output.document(model)
     else:
         output.facts(_describe(model))
+
+
+@app.command("pause")
+def pause_model(
+    name: Annotated[str, _NAME],
+    *,
+    length: Annotated[
+        str | None,
+        typer.Option("--for", metavar="TIME", help="Such as 90s, 15m, 2h, 1d; unset: until resumed"),
+    ] = None,
+    reason: Annotated[str | None, typer.Option(help="For whoever wonders")] = None,
+    as_json: Annotated[bool, JsonOption] = False,
+    url: Annotated[str | None, UrlOption] = None,
+) -> None:
+    """Begin nothing new of a model; jobs are still accepted and wait, and what is under way goes on."""
+    body = {"seconds": None if length is None else parse_duration(length, "--for"), "reason": reason}
+    model = open_client(url).post(model_path(name, "pause"), body).json
+    _print_pause(Output(as_json), model)
+
+
+@app.command("resume")
+def resume_model(
+    name: Annotated[str, _NAME],
+    *,
+    as_json: Annotated[bool, JsonOption] = False,
+    url: Annotated[str | None, UrlOption] = None,
+) -> None:
+    """End any pause of a model, also one that a refused key or an empty account has led to."""
+    model = open_client(url).post(model_path(name, "resume"), {}).json
+    _print_pause(Output(as_json), model)
+
+
+def _print_pause(output: Output, model: Mapping[str, Any]) -> None:
+    if output.as_json:
+        output.document(model)
+    else:
+        output.data(f"{model['name']}\t{_pause(model) or 'not paused'}")
+
+
+def _pause(model: Mapping[str, Any]) -> str:
+    """Until when and why a model is paused; empty where it is not."""
+    pause = model["pause"]
+    if pause is None:
+        return ""
+    return f"until {pause['until'] or 'resumed'}: {pause['reason']}"
 
 
 def _availability(model: Mapping[str, Any]) -> str:
@@ -63,7 +115,8 @@ def _price(model: Mapping[str, Any]) -> str:
 def _describe(model: Mapping[str, Any]) -> dict[str, object]:
     """A model as names and values; each parameter that it takes is one of them."""
     facts: dict[str, object] = {name: model[name] for name in ("name", "provider", "description")}
-    facts |= {"available": _availability(model), "default": model["is_default"], "price": _price(model)}
+    facts |= {"available": _availability(model), "paused": _pause(model)}
+    facts |= {"default": model["is_default"], "price": _price(model)}
     abilities = (model["capabilities"] or {}).items()
     facts["capabilities"] = ", ".join(
         name if value is True else f"{name}={value}" for name, value in abilities if value

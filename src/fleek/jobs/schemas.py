@@ -33,7 +33,7 @@ DEFAULT_DEADLINE, MAX_DEADLINE = 86_400, 604_800
 _Side = Annotated[int, Field(ge=MIN_SIDE, le=MAX_SIDE, multiple_of=SIDE_STEP)]
 
 
-def _storable(text: str) -> str:
+def storable(text: str) -> str:
     """PostgreSQL's text holds no NUL, and UTF-8 no lone surrogate."""
     if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
         message = "must not contain NUL or lone surrogates"
@@ -47,17 +47,17 @@ def _check_json(value: Any, depth: int = 1) -> None:  # noqa: ANN401  any JSON v
         message = f"must not nest deeper than {MAX_DEPTH} levels"
         raise ValueError(message)
     if isinstance(value, str):
-        _storable(value)
+        storable(value)
     elif isinstance(value, dict):
         for key, item in value.items():
-            _storable(key)
+            storable(key)
             _check_json(item, depth + 1)
     elif isinstance(value, list):
         for item in value:
             _check_json(item, depth + 1)
 
 
-Prompt = Annotated[str, StringConstraints(min_length=1, max_length=MAX_PROMPT), AfterValidator(_storable)]
+Prompt = Annotated[str, StringConstraints(min_length=1, max_length=MAX_PROMPT), AfterValidator(storable)]
 
 
 class GenerateRequest(BaseModel):
@@ -77,7 +77,7 @@ class GenerateRequest(BaseModel):
 
     prompt: Prompt = Field(description="1 to 8,000 code points")
     model: (
-        Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_storable)] | None
+        Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(storable)] | None
     ) = Field(default=None, description="A name of `GET /v1/models`; absent: the default model")
     n: int = Field(default=1, ge=1, le=MAX_OUTPUTS, description="Number of outputs")
     width: _Side | None = Field(default=None, description="Pixels; with `height`, or neither")
@@ -89,7 +89,7 @@ class GenerateRequest(BaseModel):
         description="Output i uses seed + i; absent: one is chosen and stored",
     )
     negative_prompt: (
-        Annotated[str, StringConstraints(max_length=MAX_PROMPT), AfterValidator(_storable)] | None
+        Annotated[str, StringConstraints(max_length=MAX_PROMPT), AfterValidator(storable)] | None
     ) = Field(default=None, description="What to avoid, where the model knows how")
     output_format: Literal["png", "webp", "jpeg"] | None = Field(default=None, description="Absent: png")
     input: dict[str, Any] = Field(default_factory=dict, description="What the model itself takes")

@@ -83,8 +83,8 @@ pause AS (
     SELECT :provider, moved.model, clock_timestamp() + :pause, :error_code
     FROM moved WHERE :pause IS NOT NULL
     ON CONFLICT (provider, model) DO UPDATE SET
-        paused_until = greatest(lane_state.paused_until, excluded.paused_until),
-        reason = excluded.reason
+        paused_until = excluded.paused_until, reason = excluded.reason
+    WHERE lane_state.paused_until < excluded.paused_until
 ),
 event AS (
     INSERT INTO events (job_id, sequence, kind, data)
