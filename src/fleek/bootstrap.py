@@ -82,6 +82,8 @@ class WorkerContext:
     waker: Waker
     pubsub: RedisPubSub
     workshop: Callable[[Callable[[timedelta], None]], Workshop]
+    create_timeout: timedelta
+    """How long an order may take to be placed."""
 
 
 def load_metadata() -> MetaData:
@@ -159,6 +161,7 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
             waker=waker,
             pubsub=pubsub,
             workshop=workshop,
+            create_timeout=order_limits.create,
         )
 
 

@@ -29,13 +29,20 @@ class Work:
         self.job = job
         self.done = asyncio.Event()
         self.why: Stop | None = None
+        self.winds_down = False
+        self.lingers = 0.0
+        """Seconds that it goes on after it was told to stop, as one does that is placing an order."""
 
     async def run(self) -> None:
         await self.done.wait()
+        await asyncio.sleep(self.lingers)
         if self.why is Stop.RELEASE:
             await self.queue.apply(self.job, core.released())
         else:
             await self.queue.finish(self.job)
+
+    def wind_down(self) -> None:
+        self.winds_down = True
 
     def stop(self, why: Stop) -> None:
         self.why = why
@@ -418,6 +425,27 @@ class TestStop:
 
         rows = await queue.query("SELECT status, reason FROM jobs")
         assert {(row.status, row.reason) for row in rows} == {("in_queue", "interrupted")}
+
+    async def test_what_runs_is_told_to_place_no_order_any_more(self, queue: Queue, start: Start) -> None:
+        await queue.fill(2)
+        process = start()
+        await process.runs(2)
+        before = [work.winds_down for work in process.work]
+
+        process.dispatcher.begin_stop()
+
+        assert before == [False, False]
+        assert [work.winds_down for work in process.work] == [True, True]
+
+    async def test_an_order_that_is_being_placed_is_waited_for(self, queue: Queue, start: Start) -> None:
+        await queue.fill(1)
+        process = start(create_timeout=timedelta(seconds=10))
+        await process.runs(1)
+        process.work[0].lingers = 6
+
+        await process.dispatcher.stop(timedelta(0))
+
+        assert (await queue.row(process.work[0].job.id)).reason == "interrupted"
 
     async def test_a_process_that_never_started_stops(self, queue: Queue) -> None:
         await Process(queue).dispatcher.stop(timedelta(0))

@@ -174,6 +174,54 @@ class TestStop:
 
         assert remote.provider.vendor.canceled == []
 
+    async def test_a_process_that_winds_down_finishes_what_is_ordered(
+        self, queue: Queue, remote: Worker
+    ) -> None:
+        gate = asyncio.Event()
+        in_poll(remote, gate)
+        job = await queue.accept_and_claim()
+        execution, running = remote.begin(job)
+        await reach(remote, in_poll)
+
+        execution.wind_down()
+        gate.set()
+        await running
+
+        assert (await queue.row(job.id)).status == Status.COMPLETED
+
+    async def test_a_process_that_winds_down_leaves_the_next_order_to_another_worker(
+        self, queue: Queue, remote: Worker
+    ) -> None:
+        gate = asyncio.Event()
+        in_poll(remote, gate)
+        count = 2 * remote.provider.capabilities.max_outputs
+        job = await queue.accept_and_claim(n=count)
+        execution, running = remote.begin(job)
+        await reach(remote, in_poll)
+
+        execution.wind_down()
+        gate.set()
+        await running
+
+        row = await queue.row(job.id)
+        assert (row.status, row.reason, row.resuming) == ("in_queue", "interrupted", True)
+        assert (row.failures, row.deferrals, row.crashes) == (0, 0, 0)
+        assert len(remote.provider.vendor.creates) == 1
+        assert (await remote.claim_and_run()).status == Status.COMPLETED
+        assert len(remote.provider.vendor.creates) == 2
+
+    async def test_a_process_that_winds_down_orders_nothing_for_a_job_that_it_has_just_claimed(
+        self, queue: Queue, remote: Worker
+    ) -> None:
+        job = await queue.accept_and_claim()
+        execution = remote.execution(job)
+        execution.wind_down()
+        await execution.run()
+
+        row = await queue.row(job.id)
+        assert (row.status, row.reason, row.resuming) == ("in_queue", "interrupted", False)
+        assert remote.provider.vendor.creates == []
+
     async def test_the_first_reason_to_stop_counts(self, queue: Queue, worker: Worker) -> None:
         in_submit(worker, asyncio.Event())
         job = await queue.accept_and_claim()

@@ -26,7 +26,7 @@ from fleek.failpoints import Point, failpoint
 from fleek.jobs import transitions
 from fleek.jobs.claim import ClaimedJob
 from fleek.jobs.keeper import LeaseKeeper, Stop
-from fleek.jobs.orders import DeadlinePassedError, OrderLimits, Orders
+from fleek.jobs.orders import DeadlinePassedError, NoNewOrdersError, OrderLimits, Orders
 from fleek.jobs.persistence import persistently
 from fleek.jobs.transitions import StoredMedia
 from fleek.media.images import ImageWorker
@@ -94,6 +94,10 @@ class Execution:
         if self._task is not None:
             self._task.cancel()
 
+    def wind_down(self) -> None:
+        """The process is about to end: finish what has begun, and begin nothing that could cost money."""
+        self._orders.wind_down()
+
     async def run(self) -> None:
         """Work until the job has moved on, one way or another."""
         self._task = asyncio.current_task()
@@ -105,6 +109,8 @@ class Execution:
                 await self._after_stop(self._stop)
         except asyncio.CancelledError:
             await self._after_stop(self._stop or Stop.RELEASE)
+        except NoNewOrdersError:
+            await self._after_stop(Stop.RELEASE)
         except LeaseLost:
             self._log.warning("lease_lost")
         except Exception as error:  # noqa: BLE001  every error of an attempt becomes a decision

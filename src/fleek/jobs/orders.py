@@ -54,6 +54,10 @@ class DeadlinePassedError(Exception):
     """The client's deadline came before the outputs."""
 
 
+class NoNewOrdersError(Exception):
+    """The process winds down, and what is left of the job needs another order."""
+
+
 class Orders:
     """The orders of one attempt."""
 
@@ -75,9 +79,14 @@ class Orders:
         self._provider = model.provider
         self._report_progress = report_progress
         self._claimed = time.monotonic()
+        self._takes_orders = True
         self._handles = {o.ordinal: o.handle for o in job.open_orders if o.handle is not None}
         self.costs: dict[int, Decimal] = {}
         """US dollars by the ordinal of an order, as far as the provider said."""
+
+    def wind_down(self) -> None:
+        """Place no order any more; those that are placed are followed on."""
+        self._takes_orders = False
 
     async def cancel(self) -> None:
         """Ask the provider to stop whatever is still open."""
@@ -130,6 +139,8 @@ class Orders:
         capabilities = self._provider.capabilities
         if not (capabilities.paid or capabilities.resumable):
             return _expect_done(await self._provider.submit(request, self._context()))
+        if not self._takes_orders:
+            raise NoNewOrdersError
         order, reply = await shielded(self._place(request))
         if isinstance(reply, Done):
             return await self._delivered(order, reply)

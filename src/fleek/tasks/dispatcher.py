@@ -38,6 +38,10 @@ class Runnable(Protocol):
         """Work until the job has moved on."""
         ...
 
+    def wind_down(self) -> None:
+        """Finish what has begun, and place no new order."""
+        ...
+
     def stop(self, why: Stop) -> None:
         """End early."""
         ...
@@ -61,13 +65,16 @@ class Dispatcher:
         queues: Sequence[str],
         slots: int,
         interval: timedelta,
+        create_timeout: timedelta = timedelta(0),
     ) -> None:
+        """`create_timeout`: how long an order may take to be placed, which a stop waits for."""
         self._claimer = claimer
         self._start = start
         self._waker = waker
         self._queues = tuple(queues)
         self._slots = slots
         self._interval = interval.total_seconds()
+        self._create_timeout = create_timeout
         self._running: dict[asyncio.Task[None], _Running] = {}
         self._look = asyncio.Event()
         self._stopping = False
@@ -108,14 +115,18 @@ class Dispatcher:
         if self._running:
             _log.info("jobs_released", jobs=len(self._running))
             self._release(self._running.values())
-            await asyncio.wait(self._running, timeout=_END_TIMEOUT)
+            # An order that is being placed is not interrupted: its reply must not be lost.
+            left = max(self._create_timeout - grace, timedelta(0))
+            await asyncio.wait(self._running, timeout=_END_TIMEOUT + left.total_seconds())
         for queue in self._released:
             self._waker.wake(queue)
 
     def begin_stop(self) -> None:
-        """Claim nothing more."""
+        """Claim nothing more, and place no new orders."""
         self._stopping = True
         self._look.set()
+        for one in self._running.values():
+            one.runnable.wind_down()
 
     def _on_wake(self, queue: str, celery_task_id: str | None) -> None:
         self._rung.add(queue)

@@ -27,8 +27,9 @@ from fleek.tasks.dispatcher import Dispatcher
 _log = structlog.get_logger(__name__)
 
 _START_TIMEOUT = 30.0
-_STOP_MARGIN = 15.0
-"""Seconds beyond the grace time that an orderly stop may take before the process goes without it."""
+_STOP_MARGIN = 35.0
+"""Seconds beyond the grace time that an orderly stop may take before the process goes without it: an order
+that is being placed is waited for."""
 
 
 class WorkerRuntime:
@@ -115,6 +116,7 @@ class WorkerRuntime:
             queues=self._settings.queues,
             slots=self._settings.slots,
             interval=timedelta(seconds=self._settings.claim_interval),
+            create_timeout=context.create_timeout,
         )
         return dispatcher
 
