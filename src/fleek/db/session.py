@@ -7,14 +7,15 @@ needs several statements uses `begin`. Nothing holds a connection while it waits
 from __future__ import annotations
 
 import asyncio
+import random
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import asyncpg
-from sqlalchemy import event
+from sqlalchemy import CursorResult, event
 from sqlalchemy.exc import DBAPIError, InvalidatePoolError, TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
@@ -34,8 +35,13 @@ _UNAVAILABLE = (
     asyncpg.OperatorInterventionError,  # shutting down, crash recovery, statement timeout
     asyncpg.InsufficientResourcesError,  # too many connections, disk full, out of memory
     asyncpg.ReadOnlySQLTransactionError,
-    asyncpg.TransactionRollbackError,  # the victim of a deadlock: nothing was done, again is right
+    asyncpg.TransactionRollbackError,
 )
+_ROLLED_BACK = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
+_PAUSES_BEFORE_REPEATING = (0.02, 0.1, 0.3)
+"""Seconds, before each repetition of what the server rolled back."""
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,18 +115,27 @@ class Database:
 
     async def fetch_all(self, statement: Any, parameters: Mapping[str, Any] | None = None) -> list[Any]:  # noqa: ANN401  any executable
         """All rows of one statement, in one round trip."""
-        async with self.connect() as connection:
-            return list((await connection.execute(statement, parameters)).all())
+        return await self._execute(statement, parameters, lambda result: list(result.all()))
 
     async def fetch_one(self, statement: Any, parameters: Mapping[str, Any] | None = None) -> Any:  # noqa: ANN401  any executable, any row
         """The first row of one statement, or None, in one round trip."""
-        async with self.connect() as connection:
-            return (await connection.execute(statement, parameters)).first()
+        return await self._execute(statement, parameters, lambda result: result.first())
 
     async def fetch_rowcount(self, statement: Any, parameters: Mapping[str, Any] | None = None) -> int:  # noqa: ANN401  any executable
         """Run one statement that returns no rows; how many rows it changed, in one round trip."""
-        async with self.connect() as connection:
-            return int((await connection.execute(statement, parameters)).rowcount)
+        return await self._execute(statement, parameters, lambda result: int(result.rowcount))
+
+    async def _execute(
+        self,
+        statement: Any,  # noqa: ANN401  any executable
+        parameters: Mapping[str, Any] | None,
+        read: Callable[[CursorResult[Any]], _T],
+    ) -> _T:
+        async def once() -> _T:
+            async with self.connect() as connection:
+                return read(await connection.execute(statement, parameters))
+
+        return await repeated(once)
 
     async def aclose(self) -> None:
         """Close every connection."""
@@ -159,6 +174,21 @@ def _note_use(_connection: Any, record: Any) -> None:  # noqa: ANN401  SQLAlchem
     record.info["last_used"] = time.monotonic()
 
 
+class RolledBackError(DatabaseUnavailable):
+    """The server undid what was asked, so that others could go on: nothing was done, and again is right."""
+
+
+async def repeated(work: Callable[[], Awaitable[_T]]) -> _T:
+    """Do what is one statement, or one whole transaction; again, a few times, where it was rolled back."""
+    for pause in _PAUSES_BEFORE_REPEATING:
+        try:
+            return await work()
+        except RolledBackError:
+            # Spread: the two that met must not meet again.
+            await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311  jitter, no secret
+    return await work()
+
+
 class LockTimeoutError(DatabaseUnavailable):
     """A row that the statement needs stayed locked for longer than `lock_timeout`."""
 
@@ -172,6 +202,8 @@ def _translated() -> Iterator[None]:
         cause = getattr(error.orig, "__cause__", None)
         if isinstance(cause, asyncpg.LockNotAvailableError):
             raise LockTimeoutError from error
+        if isinstance(cause, _ROLLED_BACK):
+            raise RolledBackError from error
         if error.connection_invalidated or isinstance(cause, _UNAVAILABLE):
             raise DatabaseUnavailable from error
         raise

@@ -14,6 +14,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -23,7 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from fleek.core.errors import DatabaseUnavailable
 from fleek.core.job import JobView
-from fleek.db.session import Database, LockTimeoutError
+from fleek.db.session import Database, LockTimeoutError, repeated
 from fleek.providers.base import Handle
 
 _CLAIM = (
@@ -250,7 +251,8 @@ class Claimer:
         failure: DatabaseUnavailable | None = None
         for new in _turns(models):
             try:
-                claimed += await self._claim_new(replace(wanted, slots=slots - len(claimed)), new)
+                left = replace(wanted, slots=slots - len(claimed))
+                claimed += await repeated(partial(self._claim_new, left, new))
             except LockTimeoutError as error:
                 # The model's cap is being counted elsewhere, for long: the others need not wait for that.
                 failure = error
