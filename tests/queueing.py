@@ -84,6 +84,12 @@ def stored(job: ClaimedJob, count: int | None = None) -> list[StoredMedia]:
     ]
 
 
+async def retry_job(database: Database, job_id: UUID, key: Idempotency | None = None) -> changes.Moved | None:
+    """A client retries a job as it stands at this moment."""
+    lost = await changes.get_lost_orders_or_none(database, LOCAL_OWNER, job_id)
+    return None if lost is None else await changes.retry(database, LOCAL_OWNER, job_id, lost.fence, key)
+
+
 class Queue:
     """One database, and the verbs of `fleek.jobs` with defaults."""
 
@@ -120,9 +126,9 @@ class Queue:
         """A client cancels."""
         return await changes.cancel(self.database, LOCAL_OWNER, job_id)
 
-    async def retry(self, job_id: UUID) -> changes.Moved | None:
-        """A client retries."""
-        return await changes.retry(self.database, LOCAL_OWNER, job_id)
+    async def retry(self, job_id: UUID, key: Idempotency | None = None) -> changes.Moved | None:
+        """A client retries, whatever was ordered before."""
+        return await retry_job(self.database, job_id, key)
 
     async def apply(self, job: ClaimedJob, transition: Transition, **options: Any) -> Status | None:
         """The worker of a claim applies a transition."""

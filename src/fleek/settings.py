@@ -58,6 +58,8 @@ class ModelSettings(BaseModel):
     """The queue whose workers run it."""
     max_concurrency: Annotated[int, Field(ge=1)] | None = None
     """Jobs of the model that run at once, over all workers; unset: as many as there are slots."""
+    max_paid_submissions: Annotated[int, Field(ge=1, le=20)] = 1
+    """Orders that may be paid for one output, where it never became known what came of those before."""
     attempt_timeout: timedelta = timedelta(minutes=10)
     """How long one attempt may take, such as `90s`, `3m` or `1h`."""
     price_per_output: Decimal | None = None

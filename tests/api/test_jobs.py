@@ -15,6 +15,7 @@ from tests.factories import make_completed_job, make_job, make_jobs, make_submis
 from fleek.core.ids import new_id
 from fleek.core.job import Status
 from fleek.db.session import Database
+from fleek.settings import ModelSettings
 from fleek.storage.base import ObjectNotFoundError, ObjectStorage
 
 JOBS = "/v1/media/jobs"
@@ -192,6 +193,20 @@ async def test_a_retry_that_could_pay_twice_needs_leave(
 
     assert problem(refused.json()) == (409, "would_pay_again")
     assert allowed.status_code == 202
+
+
+async def test_a_model_may_be_configured_to_be_paid_for_again(
+    unused_path: Callable[[], Path], database_url: str, redis_url: str
+) -> None:
+    models = {"posters": ModelSettings(provider="demo", max_paid_submissions=2)}
+    with running_api(unused_path(), database_url=database_url, redis_url=redis_url, models=models) as api:
+        database = Database(database_url)
+        job = await make_job(database, status=Status.ERROR, model="posters")
+        await make_submission(database, job, resolution="ambiguous")
+        await database.aclose()
+        answered = api.ask("POST", f"{JOBS}/{job.id}/retry")
+
+    assert answered.status == 202
 
 
 async def test_a_retry_with_a_key_happens_once(

@@ -1,4 +1,4 @@
-"""A worker that is told to end with fifty jobs under way: all finish or go on elsewhere, and nothing counts."""
+"""A worker that is told to end with fifty jobs under way: all finish or go on elsewhere; nothing counts."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from fleek.core.owner import LOCAL_OWNER
 from fleek.core.urls import Urls
 from fleek.db.session import Database, PoolOptions
 from fleek.jobs import changes, submissions
-from fleek.jobs.changes import Idempotency, Moved
+from fleek.jobs.changes import Idempotency, LostOrders, Moved
 from fleek.jobs.claim import ClaimedJob
 from fleek.jobs.schemas import RetryRequest
 from fleek.jobs.service import Accepted, JobService
@@ -269,16 +269,16 @@ class TestRetry:
         job_id = await in_state(queue, state)
 
         assert await queue.retry(job_id) is None
-        assert await changes.retry(queue.database, LOCAL_OWNER, job_id, KEY) is None
+        assert await queue.retry(job_id, KEY) is None
         assert await count(queue, "idempotency_keys") == 0
 
     async def test_a_key_makes_one_retry(self, queue: Queue) -> None:
         job = await ended(queue)
 
-        first = await changes.retry(queue.database, LOCAL_OWNER, job.id, KEY)
+        first = await queue.retry(job.id, KEY)
         again = await queue.claim_one()
         await queue.apply(again, core.failed(ErrorCode.CONTENT_REFUSED, "no"))
-        second = await changes.retry(queue.database, LOCAL_OWNER, job.id, KEY)
+        second = await queue.retry(job.id, KEY)
 
         operation = changes.retry_operation(job.id)
         used = await changes.get_key_or_none(queue.database, LOCAL_OWNER, operation, KEY.key)
@@ -293,7 +293,7 @@ class TestRetry:
         await queue.accept(idempotency=KEY)
 
         for job in jobs:
-            assert await changes.retry(queue.database, LOCAL_OWNER, job.id, KEY) is not None
+            assert await queue.retry(job.id, KEY) is not None
 
 
 class TestRepeatedRetry:
@@ -330,15 +330,43 @@ async def forget(_keys: Sequence[str]) -> None:
     """Objects that nobody looks for."""
 
 
-class TestOrders:
-    async def test_orders_are_counted_by_what_they_may_have_cost(self, queue: Queue) -> None:
+class TestLostOrders:
+    async def test_orders_of_an_output_are_counted_where_one_was_lost(self, queue: Queue) -> None:
         job = await queue.accept_and_claim(n=3)
-        for index, resolution in enumerate(["rejected", "failed", "ambiguous"]):
-            ordinal = await queue.order(job, first_index=index)
-            await submissions.resolve(queue.database, job.id, ordinal, resolution)
+        for index, resolutions in enumerate(
+            [["failed", "failed", "failed"], ["rejected", "ambiguous", "failed"], ["ambiguous"]]
+        ):
+            for resolution in resolutions:
+                ordinal = await queue.order(job, first_index=index)
+                await submissions.resolve(queue.database, job.id, ordinal, resolution)
 
-        assert await changes.count_orders(queue.database, LOCAL_OWNER, job.id) == (1, 2)
-        assert await changes.count_orders(queue.database, "ada", job.id) == (0, 0)
+        lost = await changes.get_lost_orders_or_none(queue.database, LOCAL_OWNER, job.id)
+        assert lost == LostOrders(job.fence, job.model, paid=2)
+        assert await changes.get_lost_orders_or_none(queue.database, "ada", job.id) is None
+
+    async def test_orders_whose_end_is_known_do_not_count(self, queue: Queue) -> None:
+        job = await queue.accept_and_claim()
+        ordinal = await queue.order(job)
+        await submissions.resolve(queue.database, job.id, ordinal, "failed")
+
+        lost = await changes.get_lost_orders_or_none(queue.database, LOCAL_OWNER, job.id)
+        assert lost == LostOrders(job.fence, job.model, paid=0)
+
+    async def test_a_retry_that_was_decided_before_another_chain_ran_changes_nothing(
+        self, queue: Queue
+    ) -> None:
+        job = await queue.accept_and_claim()
+        await queue.apply(job, core.failed(ErrorCode.AMBIGUOUS_SUBMISSION, "?"))
+        seen = await changes.get_lost_orders_or_none(queue.database, LOCAL_OWNER, job.id)
+        await queue.retry(job.id)
+        again = await queue.claim_one()
+        await queue.order(again)
+        await queue.apply(again, core.failed(ErrorCode.AMBIGUOUS_SUBMISSION, "?"))
+
+        assert seen is not None
+        for key in (None, KEY):
+            assert await changes.retry(queue.database, LOCAL_OWNER, job.id, seen.fence, key) is None
+        assert await count(queue, "idempotency_keys") == 0
 
 
 class TestDelete:

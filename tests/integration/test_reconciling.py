@@ -54,6 +54,39 @@ async def test_an_order_that_is_not_found_is_given_up_and_never_repeated(queue: 
     assert [order.resolution for order in await queue.orders(row.id)] == ["ambiguous"]
 
 
+async def test_a_model_that_allows_two_paid_orders_is_ordered_once_more_and_not_twice(
+    queue: Queue,
+) -> None:
+    worker = a_worker(queue, LOOKUP, grace=timedelta(0))
+    worker.provider.on_submit(LOST, LOST)
+    first = await worker.run(await queue.accept_and_claim(), max_paid_submissions=2)
+    await queue.make_due()
+
+    last = await worker.run(await queue.claim_one(), max_paid_submissions=2)
+
+    assert (first.status, first.reason, first.failures) == (Status.IN_QUEUE, "retry_scheduled", 1)
+    assert (last.status, last.error_code) == (Status.ERROR, ErrorCode.AMBIGUOUS_SUBMISSION)
+    orders = await queue.orders(last.id)
+    assert [order.resolution for order in orders] == ["ambiguous", "ambiguous"]
+    assert orders[0].resolved_at <= orders[1].intent_at
+    assert len(worker.provider.vendor.creates) == 2
+
+
+async def test_each_output_has_its_own_count_of_paid_orders(queue: Queue) -> None:
+    worker = a_worker(queue, LOOKUP, grace=timedelta(0))
+    count = 2 * worker.provider.capabilities.max_outputs
+    worker.provider.on_submit(LOST)
+    first = await worker.run(await queue.accept_and_claim(n=count), max_paid_submissions=2)
+    await queue.make_due()
+
+    last = await worker.run(await queue.claim_one(), max_paid_submissions=2)
+
+    assert first.status == Status.IN_QUEUE
+    assert last.status == Status.COMPLETED
+    resolutions = [(order.first_index, order.resolution) for order in await queue.orders(last.id)]
+    assert sorted(resolutions) == [(0, "ambiguous"), (0, "result"), (count // 2, "result")]
+
+
 async def test_a_handle_that_the_first_worker_writes_late_is_adopted_by_the_next(queue: Queue) -> None:
     worker = a_worker(queue, RESUMABLE)
     first = await queue.accept_and_claim()

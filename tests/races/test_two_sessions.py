@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
-from tests.queueing import FAKE, Queue, stored, wait_until
+from tests.queueing import FAKE, Queue, retry_job, stored, wait_until
 
 from fleek.core import job as core
 from fleek.core.job import ErrorCode, Status
@@ -72,7 +72,7 @@ async def cancel(database: Database, job: ClaimedJob) -> Status | None:
 
 
 async def retry(database: Database, job: ClaimedJob) -> Status | None:
-    moved = await changes.retry(database, LOCAL_OWNER, job.id)
+    moved = await retry_job(database, job.id)
     return None if moved is None else moved.status
 
 
@@ -414,7 +414,7 @@ class TestRetryAgainstRetry:
             key = Idempotency("k", "f")
 
             async def keyed(database: Database, job: ClaimedJob, key: Idempotency = key) -> Any:
-                return await changes.retry(database, LOCAL_OWNER, job.id, key)
+                return await retry_job(database, job.id, key)
 
             results = await at_once(sessions, job, keyed, keyed)
 

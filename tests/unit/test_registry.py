@@ -47,6 +47,7 @@ class Declaration:
     ref: str = ""
     queue: str = "default"
     max_concurrency: int | None = None
+    max_paid_submissions: int = 1
     attempt_timeout: timedelta = timedelta(minutes=10)
     price_per_output: Decimal | None = None
     description: str = ""

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from tests.unit.test_registry import Declaration, Plugins
 
-from fleek.api.models import _find
 from fleek.bootstrap import _build_claimer, _provider_name
 from fleek.core.errors import NotFound
 from fleek.db.session import Database
@@ -91,13 +90,14 @@ def test_the_first_provider_that_accepts_a_name_serves_it() -> None:
 def test_undeclared_models_are_not_listed_and_found_by_their_names() -> None:
     models = catalog(Gallery())
 
-    found = _find(models, "owner/name")
+    found = models.get("owner/name")
 
-    assert (found.name, found.provider, found.available) == ("owner/name", "gallery", True)
+    assert (found.name, found.provider.name) == ("owner/name", "gallery")
     assert models.names == ("painter",)
-    assert not _find(models, "gone/away").available
-    with pytest.raises(NotFound):
-        _find(models, "name")
+    assert "gone/away" in models.unavailable
+    for name in ("gone/away", "name"):
+        with pytest.raises(NotFound):
+            models.get(name)
 
 
 async def test_a_worker_serves_them_and_its_rescuer_knows_their_provider() -> None:

@@ -14,7 +14,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, UUID as PG_UUID
 
 from fleek.core.errors import IdempotencyInFlight
 from fleek.core.job import Status
-from fleek.db.session import Database, LockTimeoutError
+from fleek.db.session import Database, LockTimeoutError, repeated
 
 _INSERT_JOB = """
     INSERT INTO jobs (
@@ -129,7 +129,7 @@ moved AS (
         error_code = NULL, error_message = NULL, finished_at = NULL, resuming = false,
         event_sequence = j.event_sequence + 1
     FROM job_requests AS r
-    WHERE j.id = :id AND j.owner_id = :owner AND r.job_id = j.id
+    WHERE j.id = :id AND j.owner_id = :owner AND r.job_id = j.id AND j.fence = :fence
       AND j.status IN ('error', 'canceled') {guard}
     RETURNING j.id, j.queue, j.event_sequence
 ),
@@ -146,7 +146,7 @@ _RETRY_ONCE = text(
 key AS (
     INSERT INTO idempotency_keys (owner_id, operation, key, fingerprint, job_id)
     SELECT :owner, :operation, :key, :fingerprint, id FROM jobs
-    WHERE id = :id AND owner_id = :owner AND status IN ('error', 'canceled')
+    WHERE id = :id AND owner_id = :owner AND fence = :fence AND status IN ('error', 'canceled')
     ON CONFLICT DO NOTHING
     RETURNING job_id
 ),""",
@@ -154,13 +154,17 @@ key AS (
     )
 ).bindparams(bindparam("id", type_=PG_UUID))
 
-_HAS_AMBIGUOUS_ORDER = text(
+# Of each output for which an order was never heard of again: how many may have to be paid by now.
+_COUNT_LOST = text(
     """
-SELECT
-    count(*) FILTER (WHERE resolution = 'ambiguous') AS ambiguous,
-    count(*) FILTER (WHERE resolution IS DISTINCT FROM 'rejected') AS paid
-FROM submissions JOIN jobs ON jobs.id = submissions.job_id
-WHERE submissions.job_id = :id AND jobs.owner_id = :owner
+SELECT fence, model, (
+    SELECT max(paid) FROM (
+        SELECT count(*) FILTER (WHERE resolution IS DISTINCT FROM 'rejected') AS paid
+        FROM submissions WHERE job_id = jobs.id
+        GROUP BY first_index HAVING bool_or(resolution = 'ambiguous')
+    ) AS lost
+) AS paid
+FROM jobs WHERE id = :id AND owner_id = :owner
 """
 ).bindparams(bindparam("id", type_=PG_UUID))
 
@@ -266,17 +270,26 @@ async def cancel(database: Database, owner: str, job_id: UUID) -> Moved | None:
     The row is locked first. Its worker may be placing an order and giving the job back at this moment: a
     statement that waited for that would still look for open orders with its old snapshot, and find none.
     """
-    async with database.begin() as connection:
-        await connection.execute(_LOCK_JOB, {"id": job_id, "owner": owner})
-        row = (await connection.execute(_CANCEL, {"id": job_id, "owner": owner})).first()
+    parameters = {"id": job_id, "owner": owner}
+
+    async def once() -> Any:  # noqa: ANN401  a row
+        async with database.begin() as connection:
+            await connection.execute(_LOCK_JOB, parameters)
+            return (await connection.execute(_CANCEL, parameters)).first()
+
+    row = await repeated(once)
     return None if row is None else Moved(Status(row.status), row.queue)
 
 
 async def retry(
-    database: Database, owner: str, job_id: UUID, idempotency: Idempotency | None = None
+    database: Database, owner: str, job_id: UUID, fence: int, idempotency: Idempotency | None = None
 ) -> Moved | None:
-    """Start a new chain of attempts; None where the job's state does not allow it, or the key is taken."""
-    parameters: dict[str, Any] = {"id": job_id, "owner": owner}
+    """Start a new chain of attempts; None where the job's state does not allow it, or the key is taken.
+
+    `fence` is that of `get_lost_orders_or_none`: whoever decided by what it counted must not start a chain
+    on top of another one, which may have ordered since.
+    """
+    parameters: dict[str, Any] = {"id": job_id, "owner": owner, "fence": fence}
     if idempotency is None:
         row = await database.fetch_one(_RETRY_PLAIN, parameters)
     else:
@@ -294,10 +307,21 @@ def retry_operation(job_id: UUID) -> str:
     return f"retry:{job_id}"
 
 
-async def count_orders(database: Database, owner: str, job_id: UUID) -> tuple[int, int]:
-    """How many orders of a job are ambiguous, and how many may have been paid."""
-    row = await database.fetch_one(_HAS_AMBIGUOUS_ORDER, {"id": job_id, "owner": owner})
-    return int(row.ambiguous), int(row.paid)
+@dataclass(frozen=True, slots=True)
+class LostOrders:
+    """What is known of a job's orders whose replies were never seen."""
+
+    fence: int
+    """The job's, when they were counted."""
+    model: str
+    paid: int
+    """Orders of the worst output that may have to be paid; 0 where no order was lost."""
+
+
+async def get_lost_orders_or_none(database: Database, owner: str, job_id: UUID) -> LostOrders | None:
+    """None where the owner has no such job."""
+    row = await database.fetch_one(_COUNT_LOST, {"id": job_id, "owner": owner})
+    return None if row is None else LostOrders(row.fence, row.model, row.paid or 0)
 
 
 async def delete(database: Database, owner: str, job_id: UUID) -> list[str] | None:

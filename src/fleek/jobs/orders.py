@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
+from typing import NoReturn
 
 import structlog
 from sqlalchemy.exc import IntegrityError
@@ -209,9 +210,22 @@ class Orders:
             if await self._adopt(order, request):
                 continue
             if self._time() >= order.intent_at + self._limits.reconcile:
-                raise ProviderError(ProviderErrorKind.AMBIGUOUS, _LOST)
+                await self._give_up(order)
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_POLL)
+
+    async def _give_up(self, order: OpenOrder) -> NoReturn:
+        """Nobody knows what came of an order: another one only where the model's configuration allows it."""
+        allowed = self._model.max_paid_submissions
+        if allowed > 1 and await self._count_paid(order) < allowed:
+            await self._resolve(order, "ambiguous")
+            raise ProviderError(ProviderErrorKind.TRANSIENT, _LOST)
+        raise ProviderError(ProviderErrorKind.AMBIGUOUS, _LOST)
+
+    async def _count_paid(self, order: OpenOrder) -> int:
+        return await persistently(
+            lambda: submissions.count_paid(self._database, self._job.id, order.first_index)
+        )
 
     async def _adopt(self, order: OpenOrder, request: GenerationRequest) -> bool:
         """Take over the one order at the provider that fits; not one that another submission owns."""

@@ -141,8 +141,8 @@ class JobService:
         if replay := await self._replay_or_none(owner, operation, idempotency, urls):
             # What the first request with the key has led to since must not make its repetition fail.
             return replay
-        await self._refuse_second_payment(owner, job_id, request.max_paid_submissions)
-        moved = await changes.retry(self._database, owner, job_id, idempotency)
+        fence = await self._refuse_second_payment(owner, job_id, request.max_paid_submissions)
+        moved = await changes.retry(self._database, owner, job_id, fence, idempotency)
         if moved is None and (replay := await self._replay_or_none(owner, operation, idempotency, urls)):
             return replay
         job = await self.get(owner, job_id, urls)
@@ -174,10 +174,21 @@ class JobService:
             raise IdempotencyMismatch
         return Accepted(await self.get(owner, job_id, urls), replayed=True)
 
-    async def _refuse_second_payment(self, owner: str, job_id: UUID, allowed: int | None) -> None:
-        ambiguous, paid = await changes.count_orders(self._database, owner, job_id)
-        if ambiguous and paid >= (allowed or 1):
+    async def _refuse_second_payment(self, owner: str, job_id: UUID, allowed: int | None) -> int:
+        """The job's fence, if another order is allowed, by the request or by its model; or WouldPayAgain."""
+        lost = await changes.get_lost_orders_or_none(self._database, owner, job_id)
+        if lost is None:
+            raise NotFound("job")
+        if lost.paid >= max(allowed or 1, self._max_paid(lost.model)):
             raise WouldPayAgain
+        return lost.fence
+
+    def _max_paid(self, name: str) -> int:
+        """A job may outlive its model's configuration."""
+        try:
+            return self._catalog.get(name).max_paid_submissions
+        except NotFound:
+            return 1
 
 
 def _check_input(model: Model, request: GenerateRequest) -> None:

@@ -44,6 +44,13 @@ RETURNING ordinal, intent_at
     bindparam("lease", type_=Interval(native=True)),
 )
 
+_COUNT_PAID = text(
+    """
+SELECT count(*) AS paid FROM submissions
+WHERE job_id = :id AND first_index = :first_index AND resolution IS DISTINCT FROM 'rejected'
+"""
+).bindparams(bindparam("id", type_=PG_UUID))
+
 _GET_HANDLE = text(
     """
 SELECT handle_id, handle FROM submissions
@@ -104,6 +111,12 @@ async def intend(  # noqa: PLR0913  the claim, its lease, and what is ordered wh
     if row is None:
         raise LeaseLost
     return OpenOrder(row.ordinal, request.first_index, request.count, None, row.intent_at)
+
+
+async def count_paid(database: Database, job_id: UUID, first_index: int) -> int:
+    """How many orders of one output may have to be paid: all but those that were rejected."""
+    row = await database.fetch_one(_COUNT_PAID, {"id": job_id, "first_index": first_index})
+    return int(row.paid)
 
 
 async def get_handle_or_none(database: Database, job_id: UUID, ordinal: int) -> Handle | None:

@@ -117,6 +117,11 @@ class ModelDeclaration(Protocol):
         ...
 
     @property
+    def max_paid_submissions(self) -> int:
+        """Orders that may be paid for one output, where those before were never heard of again."""
+        ...
+
+    @property
     def attempt_timeout(self) -> timedelta:
         """How long one attempt may take."""
         ...
@@ -140,6 +145,7 @@ class _DemoDeclaration:
     ref: str = ""
     queue: str = "default"
     max_concurrency: int | None = None
+    max_paid_submissions: int = 1
     # Its parameters allow a delay of ten minutes.
     attempt_timeout: timedelta = timedelta(minutes=15)
     price_per_output: Decimal | None = None
@@ -154,6 +160,7 @@ class _UndeclaredModel:
     ref: str = ""
     queue: str = "default"
     max_concurrency: int | None = None
+    max_paid_submissions: int = 1
     attempt_timeout: timedelta = timedelta(minutes=10)
     price_per_output: Decimal | None = None
     description: str = ""
@@ -173,6 +180,8 @@ class Model:
     description: str
     schema: JsonSchema | None
     """JSON Schema (2020-12) of `input`; None when it is not known: then everything is let through."""
+    max_paid_submissions: int = 1
+    """Orders that may be paid for one output, where those before were never heard of again."""
     _rules: ParameterRules | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -282,6 +291,7 @@ def _model(name: str, declaration: ModelDeclaration, provider: Provider) -> Mode
         price_per_output=declaration.price_per_output,
         description=declaration.description,
         schema=provider.parameter_schema(ref),
+        max_paid_submissions=declaration.max_paid_submissions,
     )
 
 
