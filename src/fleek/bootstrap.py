@@ -39,7 +39,7 @@ from fleek.media.images import ImageWorker
 from fleek.media.service import MediaService
 from fleek.media.variants import VariantMaker
 from fleek.providers.registry import Catalog, Model, build_catalog, load_providers
-from fleek.queue.base import Waker
+from fleek.queue.base import Waker, describe_worker
 from fleek.queue.celery_app import CeleryWaker, create_celery_app
 from fleek.queue.pubsub import RedisPubSub
 from fleek.settings import Settings
@@ -127,7 +127,7 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
     """Build a worker process's parts, and close them; the caller starts its loops."""
     _warn_of_failpoints()
     async with AsyncExitStack() as stack:
-        database = _open_database(stack, settings, "fleek worker")
+        database = _open_database(stack, settings, describe_worker(settings.queues))
         storage = open_media_storage(settings, UrlSigner(load_secret(settings)))
         images = ImageWorker(settings.variant_threads)
         stack.callback(images.close)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 from tests.factories import make_job
 
 from fleek.cli.exits import ExitCode
@@ -235,6 +236,46 @@ class TestDoctor:
         assert checks["workers"]["detail"].startswith("due jobs wait and no worker takes them: gpu (12")
         assert checks["workers"]["remedy"] == "fleek worker --queues gpu"
 
+    @pytest.mark.usefixtures("configured")
+    def test_what_waits_for_an_operator_is_told_with_a_remedy(
+        self, database_url: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        long_ago = datetime.now(UTC) - timedelta(minutes=3)
+        asyncio.run(_make_job(database_url, model="gone", available_at=long_ago))
+        asyncio.run(_make_job(database_url, status="processing", lease_expires_at=long_ago))
+        asyncio.run(_make_job(database_url, status="error", error_code="ambiguous_submission"))
+        asyncio.run(
+            _run(database_url, "INSERT INTO lane_state VALUES ('demo', 'demo', 'infinity', 'no ink')")
+        )
+
+        checks = self._examine(capsys)
+
+        warned = {name: check["detail"] for name, check in checks.items() if check["status"] == "warning"}
+        assert warned == {
+            "queue": "this configuration has no such model: 1 of gone in default",
+            "leases": warned["leases"],
+            "pauses": "demo until resumed: no ink",
+            "lost orders": "1 jobs of the last 7 days may have been paid for without a result",
+        }
+        assert warned["leases"].startswith("1 running jobs lost their worker, the first 18")
+        assert "fleek jobs ls --status error --code ambiguous_submission" in checks["lost orders"]["remedy"]
+
+    @pytest.mark.usefixtures("configured")
+    def test_a_queue_beside_those_of_the_workers_is_told(
+        self, postgres: PostgresServer, database_url: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        asyncio.run(_make_job(database_url, queue="gpu"))
+        command = [sys.executable, "-m", "fleek.cli.main", "worker", "--queues", "default,cpu"]
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as worker:
+            try:
+                _until_connected(postgres)
+                checks = self._examine(capsys)
+            finally:
+                worker.terminate()
+
+        assert checks["queue"]["detail"] == "no worker serves the queue of 1 of demo in gpu"
+        assert checks["queue"]["remedy"] == "fleek worker --queues gpu"
+
     @pytest.mark.usefixtures("environment")
     def test_what_needs_a_database_is_skipped_without_one(self, capsys: pytest.CaptureFixture[str]) -> None:
         began = time.monotonic()
@@ -245,7 +286,9 @@ class TestDoctor:
         assert found == {
             **dict.fromkeys(("configuration", "home", "secret key", "disk", "storage", "models"), "ok"),
             **dict.fromkeys(("database", "broker"), "failed"),
-            **dict.fromkeys(("schema", "clock", "workers"), "skipped"),
+            **dict.fromkeys(
+                ("schema", "clock", "queue", "leases", "pauses", "lost orders", "workers"), "skipped"
+            ),
         }
         assert checks["database"]["detail"] == "no such file or directory"
         assert "script/up" in checks["database"]["remedy"]
@@ -358,9 +401,17 @@ async def _make_job(url: str, **facts: Any) -> None:
         await database.aclose()
 
 
+async def _run(url: str, statement: str) -> None:
+    database = Database(url)
+    try:
+        await database.fetch_rowcount(text(statement))
+    finally:
+        await database.aclose()
+
+
 def _until_connected(postgres: PostgresServer) -> None:
     """Wait for a worker's first connection."""
-    question = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'fleek worker'"
+    question = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'fleek worker%'"
     deadline = time.monotonic() + 20
     while postgres.query(question) == "0":
         assert time.monotonic() < deadline

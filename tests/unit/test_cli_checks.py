@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 
-from fleek.cli.checks import Finding, judge_disk, judge_models, judge_skew, judge_version
+from fleek.cli.checks import judge_disk, judge_models, judge_skew, judge_version
+from fleek.cli.checks_work import judge_ambiguous, judge_leases, judge_pauses, judge_queue, judge_workers
+from fleek.cli.findings import Finding
+from fleek.providers.demo import DemoProvider
+from fleek.providers.registry import build_catalog
 
 _GIB = 1024**3
+CATALOG = build_catalog({}, {"demo": DemoProvider()}, {})
+SERVES_DEFAULT = "fleek worker default"
+
+
+def due(**changes: object) -> dict[str, object]:
+    """Three due jobs of one model in one queue."""
+    row = {"queue": "default", "model": "demo", "jobs": 3, "is_late": False, "seconds": 70, "is_served": True}
+    return row | changes
+
+
+def paused(model: str, until: datetime | None) -> dict[str, object]:
+    return {"model": model, "until": until, "reason": "why"}
 
 
 @pytest.mark.parametrize(
@@ -22,6 +40,54 @@ _GIB = 1024**3
         (judge_skew(2.1), "warning", "2.10 s apart from the database"),
         (judge_models(["demo", "flux"], {}), "ok", "demo, flux"),
         (judge_models(["demo"], {"flux": "it needs a key"}), "warning", "flux: it needs a key"),
+        (
+            judge_workers([], [{"application_name": "fleek worker default"}]),
+            "ok",
+            "connected, and no queue is left waiting",
+        ),
+        (judge_workers([], []), "failed", "none is connected to the database"),
+        (
+            judge_workers([due(is_late=True, is_served=False)], []),
+            "failed",
+            "due jobs wait and no worker takes them: default (70 s)",
+        ),
+        (judge_queue([], [], CATALOG), "ok", "nothing is late"),
+        (judge_queue([due()], [SERVES_DEFAULT], CATALOG), "ok", "nothing is late"),
+        (
+            judge_queue([due(is_late=True)], [SERVES_DEFAULT], CATALOG),
+            "warning",
+            "late, the oldest for 70 s: 3 of demo in default",
+        ),
+        (
+            judge_queue([due(queue="gpu")], [SERVES_DEFAULT], CATALOG),
+            "warning",
+            "no worker serves the queue of 3 of demo in gpu",
+        ),
+        (
+            judge_queue([due(queue="gpu")], [SERVES_DEFAULT, "fleek worker gpu,cpu"], CATALOG),
+            "ok",
+            "nothing is late",
+        ),
+        (judge_queue([due(queue="gpu")], [f"fleek worker {'q' * 50}"], CATALOG), "ok", "nothing is late"),
+        (
+            judge_queue([due(model="gone")], [SERVES_DEFAULT], CATALOG),
+            "warning",
+            "this configuration has no such model: 3 of gone in default",
+        ),
+        (judge_leases(0, 0), "ok", "every running job has its worker"),
+        (
+            judge_leases(2, 90),
+            "warning",
+            "2 running jobs lost their worker, the first 90 s ago; nobody took them over",
+        ),
+        (judge_pauses([]), "ok", "no model is paused"),
+        (
+            judge_pauses([paused("a", None), paused("b", datetime(2026, 11, 21, 12, tzinfo=UTC))]),
+            "warning",
+            "a until resumed: why; b until 2026-11-21T12:00:00+00:00: why",
+        ),
+        (judge_ambiguous(0), "ok", "no order was lost in the last 7 days"),
+        (judge_ambiguous(4), "warning", "4 jobs of the last 7 days may have been paid for without a result"),
         (judge_models([], {"flux": "it needs a key"}), "failed", "none can be used; flux: it needs a key"),
     ],
 )

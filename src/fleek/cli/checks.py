@@ -13,13 +13,11 @@ import stat
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from enum import StrEnum
-from typing import Any
 
-import asyncpg
-from sqlalchemy.engine import make_url
-
+from fleek import failpoints
 from fleek.bootstrap import open_media_storage
+from fleek.cli import checks_work
+from fleek.cli.findings import CHECK_SECONDS, Finding, Verdict, connect, failed, ok, warning
 from fleek.core.errors import FleekError
 from fleek.db import migrate
 from fleek.providers.registry import build_catalog, load_providers
@@ -28,63 +26,10 @@ from fleek.settings import PREFIX, Settings
 from fleek.storage.base import StorageError
 from fleek.storage.signed_urls import UrlSigner
 
-CHECK_SECONDS = 5.0
 _OLDEST_POSTGRES = 16
 _MAX_SKEW_SECONDS = 2.0
 _LOW_DISK, _NO_DISK = 2 * 1024**3, 200 * 1024**2
-_PATIENCE_SECONDS = 60
-"""A due job that waited longer while nothing of its queue runs was not seen by any worker."""
 _CLIENT_VARIABLES = frozenset({"FLEEK_URL", "FLEEK_DEBUG"})
-
-_WAITING = f"""
-SELECT queue, CAST(extract(epoch FROM max(clock_timestamp() - available_at)) AS int) AS seconds
-FROM jobs AS waiting
-WHERE status = 'in_queue' AND available_at < clock_timestamp() - interval '{_PATIENCE_SECONDS} seconds'
-  AND NOT EXISTS (SELECT FROM jobs WHERE jobs.status = 'processing' AND jobs.queue = waiting.queue)
-  AND NOT EXISTS (
-      SELECT FROM lane_state WHERE lane_state.model = waiting.model AND paused_until > clock_timestamp()
-  )
-GROUP BY queue ORDER BY queue
-"""  # noqa: S608  a constant of ours
-_WORKERS = """
-SELECT count(DISTINCT client_addr), count(*) FROM pg_stat_activity
-WHERE datname = current_database() AND application_name = 'fleek worker'
-"""
-
-
-class Verdict(StrEnum):
-    """How a check came out."""
-
-    OK = "ok"
-    WARNING = "warning"
-    FAILED = "failed"
-    SKIPPED = "skipped"
-    """Something that it needs failed already."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What a check found. `remedy` is set unless all is well."""
-
-    name: str
-    verdict: Verdict
-    detail: str
-    remedy: str | None = None
-
-
-def ok(detail: str) -> Finding:
-    """All is well; `examine` fills in the name."""
-    return Finding("", Verdict.OK, detail)
-
-
-def warning(detail: str, remedy: str) -> Finding:
-    """Works, but deserves a look."""
-    return Finding("", Verdict.WARNING, detail, remedy)
-
-
-def failed(detail: str, remedy: str) -> Finding:
-    """Does not work."""
-    return Finding("", Verdict.FAILED, detail, remedy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +72,8 @@ async def _bounded(check: Check, settings: Settings) -> Finding:
 
 
 async def _check_configuration(settings: Settings) -> Finding:
+    if failpoints.is_armed():
+        return warning(f"{failpoints.VARIABLE} arms failpoints: processes die on purpose", "unset it")
     unknown = sorted(_unknown_variables(os.environ, type(settings).model_fields))
     if unknown:
         return warning(f"no setting has this name: {', '.join(unknown)}", "correct it, or unset it")
@@ -177,7 +124,7 @@ def judge_disk(free: int, place: str) -> Finding:
 
 
 async def _check_database(settings: Settings) -> Finding:
-    connection = await _connect(settings)
+    connection = await connect(settings)
     try:
         version = connection.get_server_version()
     finally:
@@ -202,7 +149,7 @@ async def _check_schema(settings: Settings) -> Finding:
 
 
 async def _check_clock(settings: Settings) -> Finding:
-    connection = await _connect(settings)
+    connection = await connect(settings)
     try:
         before = datetime.now(UTC)
         theirs = await connection.fetchval("SELECT clock_timestamp()")
@@ -263,28 +210,9 @@ def judge_models(names: Sequence[str], unavailable: Mapping[str, str]) -> Findin
     return ok(", ".join(names))
 
 
-async def _check_workers(settings: Settings) -> Finding:
-    connection = await _connect(settings)
-    try:
-        waiting = await connection.fetch(_WAITING, timeout=CHECK_SECONDS)
-        _, sessions = await connection.fetchrow(_WORKERS)
-    finally:
-        await connection.close()
-    if waiting:
-        queues = ", ".join(f"{row['queue']} ({row['seconds']} s)" for row in waiting)
-        names = ",".join(str(row["queue"]) for row in waiting)
-        return failed(f"due jobs wait and no worker takes them: {queues}", f"fleek worker --queues {names}")
-    if not sessions:
-        return failed("none is connected to the database", "fleek worker (script/up starts one, too)")
-    return ok("connected, and no queue is left waiting")
-
-
-async def _connect(settings: Settings) -> Any:  # noqa: ANN401  asyncpg's connection is untyped without its stubs
-    url = make_url(settings.resolved_database_url).set(drivername="postgresql")
-    return await asyncpg.connect(url.render_as_string(hide_password=False), timeout=CHECK_SECONDS)
-
-
 _START = "start it (script/up brings its own)"
+_WORKER = "fleek worker (script/up starts one, too)"
+_LIST = "look at fleek jobs ls --status"
 CHECKS = (
     Check("configuration", _check_configuration, "correct the environment or fleek.toml"),
     Check("home", _check_home, "set FLEEK_HOME"),
@@ -298,5 +226,9 @@ CHECKS = (
     ),
     Check("storage", _check_storage, "check FLEEK_STORAGE_URL"),
     Check("models", _check_models, "correct fleek.toml"),
-    Check("workers", _check_workers, "fleek worker (script/up starts one, too)", needs=("schema",)),
+    Check("queue", checks_work.check_queue, f"{_LIST} in_queue", needs=("schema",)),
+    Check("leases", checks_work.check_leases, "fleek worker", needs=("schema",)),
+    Check("pauses", checks_work.check_pauses, "look at fleek models ls", needs=("schema",)),
+    Check("lost orders", checks_work.check_ambiguous, f"{_LIST} error", needs=("schema",)),
+    Check("workers", checks_work.check_workers, _WORKER, needs=("schema",)),
 )

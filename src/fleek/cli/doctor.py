@@ -11,7 +11,7 @@ from fleek.cli.exits import ExitCode
 from fleek.cli.output import JsonOption, Output, clean, use_colour
 
 if TYPE_CHECKING:
-    from fleek.cli.checks import Finding
+    from fleek.cli.findings import Finding
 
 _MARKS = {
     "ok": ("ok", "green"),
@@ -44,15 +44,15 @@ def doctor(*, as_json: Annotated[bool, JsonOption] = False) -> None:
 def _examine() -> list[Finding]:
     import asyncio  # noqa: PLC0415  other commands start faster without all of this
 
-    from fleek.cli import checks  # noqa: PLC0415
+    from fleek.cli import checks, findings  # noqa: PLC0415
     from fleek.core.errors import ConfigurationError  # noqa: PLC0415
     from fleek.settings import load_settings  # noqa: PLC0415
 
     try:
         settings = load_settings()
     except ConfigurationError as error:
-        broken = checks.failed(error.message, "correct the environment, .env or fleek.toml")
-        return [checks.Finding("configuration", broken.verdict, broken.detail, broken.remedy)]
+        broken = findings.failed(error.message, "correct the environment, .env or fleek.toml")
+        return [findings.Finding("configuration", broken.verdict, broken.detail, broken.remedy)]
     return asyncio.run(checks.examine(settings))
 
 

@@ -7,7 +7,7 @@ job that changed; both may be lost, repeated or late, and everything still happe
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID
@@ -15,6 +15,10 @@ from uuid import UUID
 QUEUE_NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 DEFAULT_QUEUE = "default"
 WAKE_TASK = "fleek.wake"
+WORKER = "fleek worker"
+"""How worker processes call themselves towards PostgreSQL, before the names of their queues."""
+_LONGEST_NAME = 63
+"""Characters of an application's name that PostgreSQL keeps."""
 _QUEUE_NAME = re.compile(QUEUE_NAME_PATTERN)
 
 
@@ -24,6 +28,21 @@ def broker_queue(queue: str) -> str:
         message = "a queue's name is 1 to 63 of a-z, 0-9, - and _"
         raise ValueError(message)
     return f"fleek.{queue}"
+
+
+def describe_worker(queues: Sequence[str]) -> str:
+    """What a worker process calls itself, so that others can see which queues are served."""
+    return f"{WORKER} {','.join(queues)}"[:_LONGEST_NAME]
+
+
+def queues_of(names: Iterable[str]) -> frozenset[str] | None:
+    """The queues that processes of these names serve; None where a name has no room for all of its queues."""
+    found: set[str] = set()
+    for name in names:
+        if len(name) >= _LONGEST_NAME:
+            return None
+        found.update(name.removeprefix(WORKER).strip().split(","))
+    return frozenset(found - {""})
 
 
 @dataclass(frozen=True, slots=True)
