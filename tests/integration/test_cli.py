@@ -255,9 +255,9 @@ class TestDoctor:
             "queue": "this configuration has no such model: 1 of gone in default",
             "leases": warned["leases"],
             "pauses": "demo until resumed: no ink",
-            "lost orders": "1 jobs of the last 7 days may have been paid for without a result",
+            "lost orders": "jobs of the last 7 days that may have been paid for without a result: 1",
         }
-        assert warned["leases"].startswith("1 running jobs lost their worker, the first 18")
+        assert warned["leases"].startswith("running jobs without a worker: 1, the first for 18")
         assert "fleek jobs ls --status error --code ambiguous_submission" in checks["lost orders"]["remedy"]
 
     @pytest.mark.usefixtures("configured")

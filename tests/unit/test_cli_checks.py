@@ -52,6 +52,7 @@ def paused(model: str, until: datetime | None) -> dict[str, object]:
             "due jobs wait and no worker takes them: default (70 s)",
         ),
         (judge_queue([], [], CATALOG), "ok", "nothing is late"),
+        (judge_queue([due(queue="gpu")], [], CATALOG), "ok", "nothing is late"),
         (judge_queue([due()], [SERVES_DEFAULT], CATALOG), "ok", "nothing is late"),
         (
             judge_queue([due(is_late=True)], [SERVES_DEFAULT], CATALOG),
@@ -78,7 +79,7 @@ def paused(model: str, until: datetime | None) -> dict[str, object]:
         (
             judge_leases(2, 90),
             "warning",
-            "2 running jobs lost their worker, the first 90 s ago; nobody took them over",
+            "running jobs without a worker: 2, the first for 90 s",
         ),
         (judge_pauses([]), "ok", "no model is paused"),
         (
@@ -87,7 +88,11 @@ def paused(model: str, until: datetime | None) -> dict[str, object]:
             "a until resumed: why; b until 2026-11-21T12:00:00+00:00: why",
         ),
         (judge_ambiguous(0), "ok", "no order was lost in the last 7 days"),
-        (judge_ambiguous(4), "warning", "4 jobs of the last 7 days may have been paid for without a result"),
+        (
+            judge_ambiguous(4),
+            "warning",
+            "jobs of the last 7 days that may have been paid for without a result: 4",
+        ),
         (judge_models([], {"flux": "it needs a key"}), "failed", "none can be used; flux: it needs a key"),
     ],
 )

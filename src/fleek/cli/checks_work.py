@@ -122,7 +122,7 @@ def judge_queue(backlog: Sequence[Row], workers: Sequence[str], catalog: Catalog
 def judge_leases(jobs: int, seconds: int) -> Finding:
     """`jobs` run under a lease that ended long ago, the oldest for so many seconds."""
     if jobs:
-        detail = f"{jobs} running jobs lost their worker, the first {seconds} s ago; nobody took them over"
+        detail = f"running jobs without a worker: {jobs}, the first for {seconds} s"
         return warning(detail, "start a worker: each one rescues what others left (fleek worker)")
     return ok("every running job has its worker")
 
@@ -143,7 +143,7 @@ def judge_pauses(pauses: Sequence[Row]) -> Finding:
 def judge_ambiguous(jobs: int) -> Finding:
     """`jobs` ended in the last days without anybody knowing whether they were paid for."""
     if jobs:
-        detail = f"{jobs} jobs of the last 7 days may have been paid for without a result"
+        detail = f"jobs of the last 7 days that may have been paid for without a result: {jobs}"
         command = f"fleek jobs ls --status error --code {ErrorCode.AMBIGUOUS_SUBMISSION}"
         return warning(detail, f"{command}, then look at the provider's account")
     return ok("no order was lost in the last 7 days")

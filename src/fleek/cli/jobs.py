@@ -226,6 +226,12 @@ def _describe(job: Mapping[str, Any]) -> dict[str, object]:
         size = f"{media['width']}x{media['height']}" if media["width"] else ""
         parts = (media["content_type"], size, f"{media['size_bytes']} bytes", media["content_url"])
         facts[f"media {media['index'] + 1}"] = " ".join(part for part in parts if part)
+    for order in job["submissions"]:
+        accepted = f"taken {order['accepted_at']}" if order["accepted_at"] else "no reply was seen"
+        ended = f"{order['resolution'] or 'open'} {order['resolved_at'] or ''}".rstrip()
+        facts[f"order {order['ordinal']}"] = (
+            f"{order['model_ref']} at {order['provider']}, {accepted}, {ended}"
+        )
     for attempt in job["attempts"]:
         failure = f": {attempt['error']['message']}" if attempt["error"] else ""
         began = f"{attempt['started_at']} on {attempt['worker']}"
