@@ -16,7 +16,9 @@ seed = 1
 request-timeout = 60
 
 [[operations]]
-include-name = ["POST /v1/media/generate", "POST /v1/media/jobs/{job_id}/retry"]
+include-name = [
+    "POST /v1/media/generate", "POST /v1/media/jobs/{job_id}/retry", "POST /v1/models/{name}/pause",
+]
 checks.positive_data_acceptance.expected-statuses = ["2xx", 404, 409, 422]
 
 [[operations]]

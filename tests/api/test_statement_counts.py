@@ -64,7 +64,7 @@ ROUTES = {
     "a cancel": ("POST", "/v1/media/jobs/{job}/cancel", 200, 3),
     "deleting media": ("DELETE", "/v1/media/{media}", 204, 1),
     "deleting": ("DELETE", "/v1/media/jobs/{job}", 204, 1),
-    "models": ("GET", "/v1/models", 200, 0),
+    "models": ("GET", "/v1/models", 200, 1),
     "an impossible id": ("GET", "/v1/media/jobs/nonsense", 404, 0),
 }
 

@@ -29,7 +29,7 @@ from fleek.core.errors import (
     StorageUnavailable,
 )
 from fleek.core.ids import new_id
-from fleek.core.job import Reason, Status
+from fleek.core.job import ErrorCode, Reason, Status
 from fleek.core.media import VARIANTS, Variant, parse_variant, variant_key
 from fleek.core.owner import LOCAL_OWNER
 from fleek.core.urls import Urls
@@ -328,11 +328,15 @@ async def test_results_are_filtered_by_what_their_jobs_were_asked(world: World) 
             database, created_at=NOON + MINUTE, model="flux", metadata={"order": "1"}
         ),
         "c": await make_completed_job(database, created_at=NOON + 2 * MINUTE, prompt="ein leuchtturm"),
+        "d": await make_job(database, created_at=NOON - MINUTE, status=Status.ERROR, error_code="timeout"),
     }.items():
         names[job.media_ids[0]] = name
     rows = [
-        (MediaFilter(), "cba"),
+        (MediaFilter(), "cbad"),
         (MediaFilter(status=Status.COMPLETED), "cb"),
+        (MediaFilter(status=Status.ERROR), "d"),
+        (MediaFilter(code=ErrorCode.TIMEOUT), "d"),
+        (MediaFilter(code=ErrorCode.CONTENT_REFUSED), ""),
         (MediaFilter(model="flux"), "b"),
         (MediaFilter(q="leuchtturm"), "ca"),
         (MediaFilter(metadata={"order": "1"}), "ba"),

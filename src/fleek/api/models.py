@@ -15,7 +15,7 @@ from starlette.responses import Response
 from fleek.api import examples, responses as docs
 from fleek.api.answers import answer
 from fleek.api.deps import Call, CallDep
-from fleek.api.paths import MODEL_NAME
+from fleek.api.paths import MODEL, MODEL_TO
 from fleek.api.strict_json import StrictRoute
 from fleek.core.errors import NotFound
 from fleek.jobs.lanes import Pause
@@ -102,7 +102,7 @@ async def list_models(call: CallDep) -> Response:
     return answer(ModelList(items=_all(call.context.catalog, pauses)))
 
 
-@router.get(f"/{MODEL_NAME}", operation_id="get_model", response_model=ModelOut, responses=docs.get_model())
+@router.get(f"/{MODEL}", operation_id="get_model", response_model=ModelOut, responses=docs.get_model())
 async def get_model(call: CallDep, name: _Name) -> Response:
     """One model; one that is not in the list too, where a provider accepts models that nobody declared."""
     catalog = call.context.catalog
@@ -112,7 +112,7 @@ async def get_model(call: CallDep, name: _Name) -> Response:
 
 
 @router.post(
-    f"/{MODEL_NAME}/pause",
+    f"/{MODEL_TO}/pause",
     operation_id="pause_model",
     response_model=ModelOut,
     responses=docs.pause_model(),
@@ -130,7 +130,7 @@ async def pause_model(call: CallDep, name: _Name, body: PauseRequest | None = No
 
 
 @router.post(
-    f"/{MODEL_NAME}/resume",
+    f"/{MODEL_TO}/resume",
     operation_id="resume_model",
     response_model=ModelOut,
     responses=docs.resume_model(),

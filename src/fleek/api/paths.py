@@ -23,6 +23,15 @@ class ResultConvertor(_TextConvertor):
     regex = "(?!(?:generate|status|jobs|content)$)[^/]+"
 
 
+class ModelConvertor(_TextConvertor):
+    """`{name:model}`: any text, slashes included, but for what is done to a model.
+
+    Otherwise `GET /v1/models/demo/pause` would be a search for the model "demo/pause".
+    """
+
+    regex = r"(?![\s\S]*/(?:pause|resume)$)[\s\S]*"
+
+
 class AnythingConvertor(_TextConvertor):
     """`{key:anything}`: like `path`, and line breaks too, so that no text is an unknown route."""
 
@@ -30,8 +39,11 @@ class AnythingConvertor(_TextConvertor):
 
 
 register_url_convertor("result", ResultConvertor())
+register_url_convertor("model", ModelConvertor())
 register_url_convertor("anything", AnythingConvertor())
 
 MEDIA_ID = "{media_id:result}"
 OBJECT_KEY = "{key:anything}"
-MODEL_NAME = "{name:anything}"
+MODEL = "{name:model}"
+MODEL_TO = "{name:anything}"
+"""The same, before the word for what is to be done to it."""

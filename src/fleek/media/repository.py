@@ -134,7 +134,7 @@ async def delete_media(database: Database, owner: str, media_id: UUID) -> str | 
 @cache
 def _list_media_statement(given: frozenset[str]) -> TextualSelect:
     """The statement of a page that binds these parameters."""
-    job = "" if given.isdisjoint(("status", "model")) else _JOIN_JOB
+    job = "" if given.isdisjoint(("status", "failed", "code", "model")) else _JOIN_JOB
     request = "" if given.isdisjoint(("q", "metadata")) else _JOIN_REQUEST
     return declare_columns(
         f"""
