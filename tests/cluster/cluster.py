@@ -14,6 +14,7 @@ short, so that what takes half a minute in production takes three seconds here.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import secrets
@@ -22,6 +23,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +43,8 @@ PAID = "black-forest-labs/flux-schnell"
 """A model of the fake Replicate."""
 FREE = "demo"
 BUCKET, PREFIX = "results", "prefix"
+PASSWORD = "not-for-any-log"
+"""Of the database, as the processes know it; the server does not ask for it."""
 END_SECONDS = 60
 """A bound against hangs: how long a job may take to end."""
 
@@ -124,11 +128,8 @@ class Cluster:
 
     def query(self, sql: str, *arguments: Any) -> list[dict[str, Any]]:
         """Rows of the database, past the proxy; works inside and outside of event loops."""
-        rows: list[dict[str, Any]] = []
-        thread = threading.Thread(target=lambda: rows.extend(asyncio.run(self._query(sql, arguments))))
-        thread.start()
-        thread.join()
-        return rows
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(asyncio.run, self._query(sql, arguments)).result()
 
     async def _query(self, sql: str, arguments: Sequence[Any]) -> list[dict[str, Any]]:
         connection = await asyncpg.connect(host=str(self.postgres.socket_dir), user=ROLE, database=DATABASE)
@@ -145,6 +146,17 @@ class Cluster:
         pages = self.store.get_paginator("list_objects_v2").paginate(Bucket=BUCKET)
         found = [item for page in pages for item in page.get("Contents", ())]
         return {item["Key"].removeprefix(f"{PREFIX}/"): item["LastModified"] for item in found}
+
+    def digests(self) -> dict[str, tuple[int, str]]:
+        """Size and SHA-256 of every object of the bucket, by its key as rows name it."""
+
+        def read(key: str) -> tuple[int, str]:
+            content = self.store.get_object(Bucket=BUCKET, Key=f"{PREFIX}/{key}")["Body"].read()
+            return len(content), hashlib.sha256(content).hexdigest()
+
+        keys = list(self.objects())
+        with ThreadPoolExecutor(4) as pool:
+            return dict(zip(keys, pool.map(read, keys), strict=True))
 
     def paid(self, job_id: str) -> list[dict[str, Any]]:
         """The creates that cost money, of the job whose prompt contains its own marker."""
@@ -286,7 +298,7 @@ def _environment(
     given = {
         "home": str(folder / "home"),
         "secret_key": secrets.token_hex(16),
-        "database_url": f"postgresql://{ROLE}@127.0.0.1:{proxies.postgres.port}/{DATABASE}",
+        "database_url": f"postgresql://{ROLE}:{PASSWORD}@127.0.0.1:{proxies.postgres.port}/{DATABASE}",
         "redis_url": f"redis://127.0.0.1:{proxies.valkey.port}/0",
         "storage_url": f"s3://{BUCKET}/{PREFIX}",
         "storage_endpoint": f"http://127.0.0.1:{proxies.store.port}",

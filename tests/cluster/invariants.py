@@ -13,19 +13,18 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from fleek.core.events import EventKind, fold
-from tests.cluster.cluster import PAID, Cluster
+from tests.cluster.cluster import FREE, PASSWORD, Cluster
 
 Row = Mapping[str, Any]
 _VENDOR_SEEDS = 2**31
 """Replicate's models take seeds of 31 bits; ours have 32."""
 _YOUNG = timedelta(days=1)
 _CRASHES = (
-    "attempt_crashed",
-    "claim_crashed",
-    "caretaker_crashed",
-    "execution_crashed",
-    "rescue_crashed",
+    "_crashed",
+    "request_failed",
     "worker_loop_failed",
+    "waiters_sweep_failed",
+    "announcement_listener_failed",
     "Traceback (most recent call last)",
 )
 """What a process says when something happened that nobody thought of."""
@@ -51,6 +50,8 @@ class Facts:
     """What the vendor was asked for, in order."""
     objects: Mapping[str, datetime]
     """When each object of the bucket was written, by its key."""
+    digests: Mapping[str, tuple[int, str]] = field(default_factory=dict)
+    """Size and SHA-256 of each object, by its key."""
     logs: Mapping[str, str] = field(default_factory=dict)
     """What each process has said, by its name."""
     secrets: Sequence[str] = ()
@@ -77,8 +78,14 @@ def collect(cluster: Cluster, accepted: Mapping[str, str] | None = None) -> Fact
         media=cluster.query("SELECT * FROM media"),
         ledger=cluster.vendor.ledger,
         objects=cluster.objects(),
+        digests=cluster.digests(),
         logs={part.name: part.log.read_text() for part in (*cluster.apis, *cluster.workers)},
-        secrets=(cluster.vendor.token, cluster.environment["FLEEK_SECRET_KEY"]),
+        secrets=(
+            cluster.vendor.token,
+            cluster.environment["FLEEK_SECRET_KEY"],
+            cluster.environment["AWS_SECRET_ACCESS_KEY"],
+            PASSWORD,
+        ),
         accepted=accepted or {},
     )
 
@@ -92,35 +99,32 @@ def check_invariants(cluster: Cluster) -> None:
 
 def judge(facts: Facts) -> list[Verdict]:
     """Every invariant."""
-    return [
-        Verdict(name, checked, broken)
-        for name, rule in INVARIANTS.items()
-        for checked, broken in [_count(rule(facts))]
-    ]
+    return [verdict_of(name, rule(facts)) for name, rule in INVARIANTS.items()]
 
 
-_Finding = Iterator[str | None]
+Finding = Iterator[str | None]
 """One item for each thing that was looked at: what is wrong with it, or None."""
 
 
-def _count(findings: Iterable[str | None]) -> tuple[int, list[str]]:
+def verdict_of(name: str, findings: Finding) -> Verdict:
+    """What the findings come to."""
     found = list(findings)
-    return len(found), [one for one in found if one is not None]
+    return Verdict(name, len(found), [one for one in found if one is not None])
 
 
-def _accepted_jobs_exist(facts: Facts) -> _Finding:
+def _accepted_jobs_exist(facts: Facts) -> Finding:
     known = {str(job["id"]) for job in facts.jobs}
     for key, job_id in facts.accepted.items():
         yield None if job_id in known else f"job {job_id} (key {key}) was accepted and is not there"
 
 
-def _one_completion(facts: Facts) -> _Finding:
+def _one_completion(facts: Facts) -> Finding:
     for job_id, events in _by_job(facts.events).items():
         times = sum(event["kind"] == EventKind.COMPLETED for event in events)
         yield None if times <= 1 else f"job {job_id} was completed {times} times"
 
 
-def _history_leads_to_state(facts: Facts) -> _Finding:
+def _history_leads_to_state(facts: Facts) -> Finding:
     histories = _by_job(facts.events)
     for job in facts.jobs:
         events = histories.get(job["id"], [])
@@ -131,13 +135,13 @@ def _history_leads_to_state(facts: Facts) -> _Finding:
         yield None if fits else f"job {job['id']} is {job['status']}, its events {sequences} say {state}"
 
 
-def _running_has_lease(facts: Facts) -> _Finding:
+def _running_has_lease(facts: Facts) -> Finding:
     for job in facts.jobs:
-        if job["status"] == "processing":
-            yield f"job {job['id']} runs without a lease" if job["is_lease_expired"] else None
+        is_left = job["status"] == "processing" and job["is_lease_expired"]
+        yield f"job {job['id']} runs without a lease" if is_left else None
 
 
-def _completed_is_stored(facts: Facts) -> _Finding:
+def _completed_is_stored(facts: Facts) -> Finding:
     stored = defaultdict(list)
     for media in facts.media:
         stored[media["job_id"]].append(media)
@@ -148,14 +152,22 @@ def _completed_is_stored(facts: Facts) -> _Finding:
             yield None if is_whole else f"job {job['id']} is completed and misses results {missing}"
 
 
-def _objects_are_named(facts: Facts) -> _Finding:
+def _stored_is_what_was_made(facts: Facts) -> Finding:
+    """Size and SHA-256 of each object are those of its row."""
+    for media in facts.media:
+        if media["key"] in facts.digests:
+            is_same = facts.digests[media["key"]] == (media["size_bytes"], media["sha256"])
+            yield None if is_same else f"object {media['key']} is not what its row says"
+
+
+def _objects_are_named(facts: Facts) -> Finding:
     named = {media["key"] for media in facts.media}
     for key, written in facts.objects.items():
         is_fine = key in named or facts.now - written < _YOUNG
         yield None if is_fine else f"object {key} is named by no row, and not young"
 
 
-def _creates_are_recorded(facts: Facts) -> _Finding:
+def _creates_are_recorded(facts: Facts) -> Finding:
     """Creates that cost money are at most as many as the submissions of that job and index."""
     creates = _creates(facts)
     orders = defaultdict(int)
@@ -166,7 +178,7 @@ def _creates_are_recorded(facts: Facts) -> _Finding:
         yield None if paid <= recorded else f"job {job_id}, output {index}: paid {paid}, recorded {recorded}"
 
 
-def _orders_do_not_overlap(facts: Facts) -> _Finding:
+def _orders_do_not_overlap(facts: Facts) -> Finding:
     """An order is placed only when the one before it, of the same job and index, was resolved."""
     orders = defaultdict(list)
     for order in facts.submissions:
@@ -178,7 +190,7 @@ def _orders_do_not_overlap(facts: Facts) -> _Finding:
         yield None if apart else f"job {job_id}, output {index}: two orders were open at once"
 
 
-def _paid_once(facts: Facts) -> _Finding:
+def _paid_once(facts: Facts) -> Finding:
     """More than one paid create needs a recorded reason for each but one: failed, canceled or ambiguous."""
     reasons = defaultdict(int)
     for order in facts.submissions:
@@ -190,7 +202,7 @@ def _paid_once(facts: Facts) -> _Finding:
         yield None if is_fine else f"job {job_id}, output {index}: paid {len(entries)} times silently"
 
 
-def _ended_has_no_open_order(facts: Facts) -> _Finding:
+def _ended_has_no_open_order(facts: Facts) -> Finding:
     ended = {job["id"] for job in facts.jobs if job["finished_at"] is not None}
     for order in facts.submissions:
         if order["job_id"] in ended:
@@ -198,23 +210,24 @@ def _ended_has_no_open_order(facts: Facts) -> _Finding:
             yield f"job {order['job_id']} has ended, order {order['ordinal']} is open" if is_open else None
 
 
-def _nobody_was_surprised(facts: Facts) -> _Finding:
+def _nobody_was_surprised(facts: Facts) -> Finding:
     for name, said in facts.logs.items():
         found = [line for line in said.splitlines() if any(word in line for word in _CRASHES)]
         yield f"{name}: {found[0][:500]} ({len(found)} lines)" if found else None
 
 
-def _secrets_are_kept(facts: Facts) -> _Finding:
+def _secrets_are_kept(facts: Facts) -> Finding:
     for name, said in facts.logs.items():
         yield f"{name} wrote a secret" if any(secret in said for secret in facts.secrets) else None
 
 
-INVARIANTS: Mapping[str, Callable[[Facts], _Finding]] = {
+INVARIANTS: Mapping[str, Callable[[Facts], Finding]] = {
     "no accepted job is missing": _accepted_jobs_exist,
     "completed at most once": _one_completion,
     "the state is what the events say": _history_leads_to_state,
     "what runs has a lease": _running_has_lease,
     "what is completed is stored": _completed_is_stored,
+    "what is stored is what its row says": _stored_is_what_was_made,
     "every object is named by a row, or young": _objects_are_named,
     "every paid create is recorded": _creates_are_recorded,
     "no two orders are open at once": _orders_do_not_overlap,
@@ -234,7 +247,7 @@ def _by_job(rows: Iterable[Row]) -> dict[Any, list[Row]]:
 
 def _creates(facts: Facts) -> dict[tuple[Any, int], list[Row]]:
     """Creates that cost money, by the job and the index that they were for; prompts tell jobs apart."""
-    jobs = {job["prompt"]: job for job in facts.jobs if job["model"] == PAID}
+    jobs = {job["prompt"]: job for job in facts.jobs if job["model"] != FREE}
     found: dict[tuple[Any, int], list[Row]] = defaultdict(list)
     for entry in facts.ledger:
         if entry["id"] is None:

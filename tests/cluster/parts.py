@@ -33,6 +33,7 @@ class Part:
 
     def launch(self, **environment: str) -> None:
         """Start it, with these additions to its environment; returns at once."""
+        self._close_input()
         self._said_before = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as file:
             self._process = subprocess.Popen(
@@ -91,6 +92,9 @@ class Part:
         """Kill what runs, however it stands."""
         if self._process is not None and self._process.poll() is None:
             self.kill()
+        self._close_input()
+
+    def _close_input(self) -> None:
         if self._process is not None and self._process.stdin is not None:
             self._process.stdin.close()
 

@@ -22,6 +22,7 @@ from typing import Any, Self
 Address = Path | tuple[str, int]
 """A Unix socket, or a host and a port."""
 _CHUNK = 65_536
+_METHODS = (b"GET ", b"PUT ", b"POST ", b"HEAD ", b"DELETE ")
 
 
 @dataclass(eq=False, slots=True)
@@ -52,6 +53,9 @@ class FaultProxy:
         self._flowing = asyncio.Event()
         self._delay = 0.0
         self._needle: bytes | None = None
+        self._status: int | None = None
+        self.answered: list[bytes] = []
+        """The first line of every request that was answered here."""
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -87,6 +91,10 @@ class FaultProxy:
         """Once: what carries `needle` is delivered, and its connection ends in place of the reply."""
         self._needle = needle
 
+    def answer_with(self, status: int) -> None:
+        """Before an HTTP server: every request gets this status from here, with an empty body."""
+        self._status = status
+
     @property
     def has_lost_reply(self) -> bool:
         """Whether what `lose_reply_to` waited for has come by."""
@@ -96,6 +104,7 @@ class FaultProxy:
         """Everything works again; what hung goes on."""
         self._delay = 0.0
         self._needle = None
+        self._status = None
         self._run(self._listen())
         self._call(self._flowing.set)
 
@@ -138,17 +147,25 @@ class FaultProxy:
         assert task is not None
         self._tasks.add(task)
         try:
+            # Canceled at the end of all; asyncio's streams would complain of that (until Python 3.12).
+            with suppress(asyncio.CancelledError):
+                await self._pump(connection, reader, writer)
+        finally:
+            connection.abort()
+            self._connections.discard(connection)
+            self._tasks.discard(task)
+
+    async def _pump(
+        self, connection: _Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        try:
             there, back = await self._reach()
             connection.writers.append(back)
             async with asyncio.TaskGroup() as pumps:
                 pumps.create_task(self._ask(connection, reader, back))
                 pumps.create_task(self._answer(connection, there, writer))
         except* OSError:
-            pass  # One end is gone, or nobody is behind: the other end hears of it below.
-        finally:
-            connection.abort()
-            self._connections.discard(connection)
-            self._tasks.discard(task)
+            pass  # One end is gone, or nobody is behind: the other end hears of it.
 
     async def _reach(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         if isinstance(self._target, Path):
@@ -162,7 +179,12 @@ class FaultProxy:
             if self._needle is not None and self._needle in chunk:
                 self._needle = None
                 connection.is_doomed = True
-            await self._carry(chunk, sink)
+            if self._status is None:
+                await self._carry(chunk, sink)
+            elif chunk.startswith(_METHODS):
+                self.answered.append(chunk.partition(b"\r\n")[0])
+                answer = f"HTTP/1.1 {self._status} Refused\r\nContent-Length: 0\r\n\r\n"
+                await self._carry(answer.encode(), connection.writers[0])
         with suppress(OSError):
             sink.write_eof()
 
