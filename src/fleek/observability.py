@@ -9,6 +9,7 @@ from typing import Literal
 import structlog
 
 _QUIET = ("celery", "kombu", "amqp", "uvicorn.access", "asyncio", "httpx2", "httpcore2")
+_BROKER_TROUBLE = "celery.worker.consumer.consumer"
 
 
 def configure_logging(level: str, log_format: Literal["auto", "json", "pretty"] = "auto") -> None:
@@ -43,5 +44,12 @@ def configure_logging(level: str, log_format: Literal["auto", "json", "pretty"] 
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    logging.getLogger(_BROKER_TROUBLE).addFilter(_without_traceback)
     for name in _QUIET if root.level > logging.DEBUG else ():
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    """A broker that is away, or refuses, is one line each time: where Celery noticed it helps nobody."""
+    record.exc_info = None
+    return True

@@ -8,15 +8,24 @@ from collections.abc import AsyncIterator
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
+from tests.cluster.proxy import FaultProxy
 from tests.middle import middle_of
 from tests.queueing import Queue, away
 from tests.statements import sent_statements
 
 from fleek.core.errors import DatabaseUnavailable
-from fleek.db.session import Database, LockTimeoutError, PoolOptions
+from fleek.db.session import Database, LockTimeoutError, PoolOptions, RolledBackError
 from fleek.local.postgres import PostgresServer
 
 ONE = text("SELECT 1 AS one")
+LOCK_BOTH = text(
+    """
+WITH first AS MATERIALIZED (SELECT id FROM jobs WHERE id = :one FOR UPDATE),
+    pause AS MATERIALIZED (SELECT pg_sleep(0.5) FROM first)
+SELECT jobs.id FROM pause CROSS JOIN LATERAL (SELECT id FROM jobs WHERE id = :other FOR UPDATE) AS jobs
+"""
+)
+"""Two rows, one after the other."""
 
 
 @pytest.fixture
@@ -170,7 +179,26 @@ class TestTroubles:
 
         ends = await asyncio.gather(take(first, second), take(second, first), return_exceptions=True)
 
-        assert sorted(type(end).__name__ for end in ends) == ["DatabaseUnavailable", "NoneType"]
+        assert sorted(type(end).__name__ for end in ends) == ["NoneType", "RolledBackError"]
+
+    async def test_two_statements_that_wait_for_each_other_are_both_done(self, queue: Queue) -> None:
+        await queue.fill(2)
+        [first, second] = [row.id for row in await queue.query("SELECT id FROM jobs")]
+
+        rows = await asyncio.gather(
+            queue.database.fetch_one(LOCK_BOTH, {"one": first, "other": second}),
+            queue.database.fetch_one(LOCK_BOTH, {"one": second, "other": first}),
+        )
+
+        assert [row.id for row in rows] == [second, first]
+
+    async def test_what_is_rolled_back_every_time_is_given_up(self, database: Database) -> None:
+        rolled_back = text("DO $$ BEGIN RAISE EXCEPTION 'again' USING ERRCODE = '40001'; END $$")
+
+        with sent_statements() as sent, pytest.raises(RolledBackError):
+            await database.fetch_rowcount(rolled_back)
+
+        assert len(sent) == 4
 
 
 async def test_connections_to_a_machine_that_says_nothing_are_given_up_in_seconds_and_together(
@@ -191,6 +219,36 @@ async def test_connections_to_a_machine_that_says_nothing_are_given_up_in_second
 
     assert [row.one for row in rows] == [1] * 3
     assert seconds < 4
+
+
+async def test_statements_that_wait_for_a_machine_that_says_nothing_are_given_up_in_seconds(
+    queue_url: str, postgres: PostgresServer
+) -> None:
+    socket = next(postgres.socket_dir.glob(".s.PGSQL.*[0-9]"))
+    name = queue_url.partition("?")[0].rpartition("/")[2]
+    loop = asyncio.get_running_loop()
+    with FaultProxy(socket) as proxy:
+        database = Database(f"postgresql+asyncpg://fleek@127.0.0.1:{proxy.port}/{name}", PoolOptions(size=3))
+        await database.fetch_one(ONE)
+        proxy.fall_silent()
+        started = loop.time()
+        outcomes = await asyncio.gather(*(outcome(database) for _ in range(3)))
+        seconds = loop.time() - started
+        proxy.heal()
+        healed = await outcome(database)
+        await database.aclose()
+
+    assert outcomes == ["unavailable"] * 3
+    assert healed == "ok"
+    assert seconds < 9
+
+
+async def test_a_slow_statement_of_a_server_that_answers_others_is_waited_for(queue_url: str) -> None:
+    database = Database(queue_url, PoolOptions(size=1))
+    row = await database.fetch_one(text("SELECT 1 AS one FROM pg_sleep(2.5)"))
+    await database.aclose()
+
+    assert row.one == 1
 
 
 class TestRestart:

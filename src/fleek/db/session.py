@@ -16,10 +16,17 @@ from typing import Any, TypeVar
 
 import asyncpg
 from sqlalchemy import CursorResult, event
-from sqlalchemy.exc import DBAPIError, InvalidatePoolError, TimeoutError as PoolTimeoutError
+from sqlalchemy.exc import (
+    DBAPIError,
+    InvalidatePoolError,
+    SQLAlchemyError,
+    TimeoutError as PoolTimeoutError,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+from sqlalchemy.pool import NullPool
 
 from fleek.core.errors import DatabaseUnavailable
+from fleek.db.vigil import Vigil
 
 _PING_AFTER_IDLE = 1.0
 """Seconds. A connection that worked this recently is trusted; an older one is pinged first.
@@ -80,24 +87,28 @@ class Database:
 
     def __init__(self, url: str, options: PoolOptions | None = None, *, application: str = "fleek") -> None:
         options = options or PoolOptions()
+        connect_args = {
+            "timeout": options.connect_timeout,
+            # A dead peer is noticed by this bound, a slow statement by the server's shorter one.
+            "command_timeout": options.statement_timeout + 5,
+            "server_settings": _server_settings(options, application),
+        }
         self._engine = create_async_engine(
             url,
             pool_size=options.size,
             max_overflow=options.max_overflow,
             pool_recycle=options.recycle,
             pool_timeout=options.pool_timeout,
-            connect_args={
-                "timeout": options.connect_timeout,
-                # A dead peer is noticed by this bound, a slow statement by the server's shorter one.
-                "command_timeout": options.statement_timeout + 5,
-                "server_settings": _server_settings(options, application),
-            },
+            connect_args=connect_args,
         )
+        self._outside = create_async_engine(url, poolclass=NullPool, connect_args=connect_args)
+        self._vigil = Vigil(self._is_silent, self._note_silence)
         self._autocommit = self._engine.execution_options(isolation_level="AUTOCOMMIT")
         self._lost_at = 0.0
         event.listen(self._engine.sync_engine, "checkout", self._ping_if_idle)
+        event.listen(self._engine.sync_engine, "checkout", self._begin_use)
         event.listen(self._engine.sync_engine, "close", self._drop_if_lost)
-        event.listen(self._engine.sync_engine, "checkin", _note_use)
+        event.listen(self._engine.sync_engine, "checkin", self._end_use)
 
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[AsyncConnection]:
@@ -139,7 +150,9 @@ class Database:
 
     async def aclose(self) -> None:
         """Close every connection."""
+        await self._vigil.aclose()
         await self._engine.dispose()
+        await self._outside.dispose()
 
     def _ping_if_idle(self, connection: Any, record: Any, _proxy: Any) -> None:  # noqa: ANN401  SQLAlchemy's untyped hook
         last_used = record.info.get("last_used")
@@ -149,8 +162,29 @@ class Database:
             connection.run_async(_ping)
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
             # What became of one connection became of the others: none of them is waited for in its turn.
-            self._lost_at = time.monotonic()
+            self._note_silence()
             raise InvalidatePoolError from error
+
+    def _begin_use(self, _connection: Any, record: Any, _proxy: Any) -> None:  # noqa: ANN401  SQLAlchemy's untyped hook
+        driver = record.info["driver"] = record.driver_connection
+        self._vigil.begin(driver)
+
+    def _end_use(self, _connection: Any, record: Any) -> None:  # noqa: ANN401  SQLAlchemy's untyped hook
+        record.info["last_used"] = time.monotonic()
+        self._vigil.end(record.info.pop("driver", None))
+
+    async def _is_silent(self) -> bool:
+        """Whether not even a new connection gets an answer; a refusal is one."""
+        try:
+            async with asyncio.timeout(_PING_TIMEOUT), self._outside.connect():
+                return False
+        except OSError:  # TimeoutError is one.
+            return True
+        except (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            return False
+
+    def _note_silence(self) -> None:
+        self._lost_at = time.monotonic()
 
     def _drop_if_lost(self, connection: Any, record: Any) -> None:  # noqa: ANN401  SQLAlchemy's untyped hook
         """Close without a farewell: a peer that is silent would not answer it, and take seconds for that."""
@@ -168,10 +202,6 @@ async def _ping(connection: asyncpg.Connection) -> None:
         await connection.execute("SELECT 1")
     finally:
         give_up.cancel()
-
-
-def _note_use(_connection: Any, record: Any) -> None:  # noqa: ANN401  SQLAlchemy's untyped hook
-    record.info["last_used"] = time.monotonic()
 
 
 class RolledBackError(DatabaseUnavailable):

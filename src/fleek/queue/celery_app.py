@@ -65,6 +65,8 @@ def create_celery_app(redis_url: str, queues: tuple[str, ...] = (DEFAULT_QUEUE,)
         worker_cancel_long_running_tasks_on_connection_loss=False,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
+        # A broker that refuses to write, such as a primary that became a replica, must not end the worker.
+        broker_channel_error_retry=True,
         broker_connection_timeout=_SOCKET_TIMEOUT,
         broker_transport_options={
             "socket_timeout": _SOCKET_TIMEOUT,
