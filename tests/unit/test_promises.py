@@ -1,4 +1,4 @@
-"""The page of the fault matrix has every row, and names tests that exist."""
+"""The pages about durability have every row, and name tests that exist."""
 
 from __future__ import annotations
 
@@ -15,10 +15,14 @@ TEST = re.compile(r"`(tests/\S+?\.py)::(\S+?)`( \(slow\))?")
 WEBHOOKS = {37, 40, 41}
 """Rows about what does not exist yet."""
 WITHOUT_TEST = {38}
+RULES = [*range(1, 6), 7, 8, 9, 11, 12, 13, *range(15, 21), *range(22, 30), 33, 34]
+"""Those of the design that are about durability."""
 SLOW = "pytest.mark.slow"
 
-ROWS = ROW.findall((ROOT / "docs/reference/fault-matrix.md").read_text())
-TESTS = sorted({test for *_, shown in ROWS for test in TEST.findall(shown)})
+MATRIX = (ROOT / "docs/reference/fault-matrix.md").read_text()
+RULE_PAGE = (ROOT / "docs/reference/durability-rules.md").read_text()
+ROWS = ROW.findall(MATRIX)
+TESTS = sorted(set(TEST.findall(MATRIX + RULE_PAGE)))
 
 
 @cache
@@ -47,6 +51,13 @@ def test_every_row_names_a_test_but_those_that_cannot() -> None:
     without = {int(number) for number, _, _, shown in ROWS if not TEST.search(shown)}
 
     assert without == WITHOUT_TEST
+
+
+def test_every_rule_is_there_once_in_order_and_names_a_test() -> None:
+    rows = re.findall(r"^\| (\d+) \| (.+) \|$", RULE_PAGE, re.MULTILINE)
+
+    assert [int(number) for number, _ in rows] == RULES
+    assert all(TEST.search(shown) for _, shown in rows)
 
 
 @pytest.mark.parametrize(("path", "name", "slow"), TESTS, ids=lambda part: part.rpartition("/")[2])
