@@ -12,7 +12,7 @@ from tests.cluster.cluster import Cluster
 from tests.cluster.parts import Part
 from tests.cluster.proxy import FaultProxy
 
-_MEAN_GAP = 3.0
+_MEAN_GAP = 3.5
 """Seconds between the beginnings of two faults."""
 _FIRST, _QUIET_END = 2.0, 3.0
 """Seconds at the beginning and at the end of a run in which none begins."""
@@ -42,6 +42,10 @@ class Fault:
     """After so long it ends."""
     arm: str = ""
     """Failpoints of the process that is started again."""
+
+    def __str__(self) -> str:
+        """One line of a schedule."""
+        return f"{self.at:8.2f}  {self.kind:<18}{self.target:<10}{self.seconds:5.2f}  {self.arm}".rstrip()
 
 
 Action = Callable[[Cluster, Fault], None]
@@ -153,6 +157,7 @@ KINDS: dict[str, Kind] = {
     "cut_store": Kind("store", 0, 0, _cut, _nothing),
     "refuse_vendor": Kind("vendor", 2, 6, _refuse, _heal),
     "silence_vendor": Kind("vendor", 2, 6, _silence, _heal),
+    "slow_vendor": Kind("vendor", 3, 8, _switch(lambda proxy: proxy.slow_down(0.5)), _heal),
     "cut_vendor": Kind("vendor", 0, 0, _cut, _nothing),
     "throttle": Kind("rules", 2, 4, _rule("create", status=429, headers={"Retry-After": "2"}), _obey),
     "errors": Kind("rules", 2, 6, _rule("*", status=503, chance=0.7), _obey),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 Entry = dict[str, Any]
+"""`asked` is a request, `told` the status of its answer (None: none came), `saw` an event of a stream."""
 
 
 class Journal:
@@ -31,10 +32,13 @@ class Journal:
 
     def close(self) -> None:
         """Nothing more will come."""
-        self._file.close()
+        with self._lock:
+            self._file.close()
 
 
 def read(path: Path) -> Iterator[Entry]:
-    """Every entry that was written whole."""
-    for line in path.read_text(encoding="utf-8").splitlines():
+    """Every entry that was written whole: a program that was killed may have begun one more."""
+    text = path.read_text(encoding="utf-8")
+    whole, _, _ = text.rpartition("\n")
+    for line in whole.splitlines():
         yield json.loads(line)

@@ -14,39 +14,54 @@ from tests.cluster.invariants import Verdict
 
 _SHOWN = 5
 """Findings of one invariant that the table shows; the document has them all."""
+HOLDS, BROKEN = 0, 1
+"""Exit codes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """How much happened."""
+
+    accepted: int
+    jobs: Mapping[str, int]
+    """How many ended how: by status, an error by its code."""
+    requests: int
+    asked_again: int
+    """Requests that got no answer, or a 503."""
+    creates: int
+    """Orders that the vendor took, and wants to be paid for."""
+    rescued: int
+    """Attempts whose worker lost its lease."""
+    orphans: int
+    """Objects that no row names: what an attempt stored that did not come to complete its job."""
+    submit_p50: float
+    """Milliseconds, of submits that were answered at the first time of asking."""
+    submit_p99: float
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The figures of a run."""
+    """Everything about a run."""
 
     seed: int
     minutes: float
     seconds: float
     """With starting, healing and draining."""
     faults: Mapping[str, int]
-    jobs: Mapping[str, int]
-    """How many ended how: by status, an error by its code."""
-    accepted: int
-    requests: int
-    unanswered: int
-    """Requests that got no answer, or a 503, and were repeated."""
-    creates: int
-    """Orders that the vendor took, and wants to be paid for."""
-    rescued: int
-    """Attempts whose worker lost its lease."""
-    submit_p50: float
-    submit_p99: float
+    figures: Figures
     verdicts: Sequence[Verdict]
 
     @property
-    def holds(self) -> bool:
-        """Whether no invariant is broken."""
-        return not any(verdict.broken for verdict in self.verdicts)
+    def exit_code(self) -> int:
+        """Whether an invariant is broken, as a program says it."""
+        return BROKEN if any(verdict.broken for verdict in self.verdicts) else HOLDS
 
     def as_document(self) -> dict[str, Any]:
         """JSON."""
-        return {"holds": self.holds, **asdict(self)}
+        found = asdict(self)
+        figures = found.pop("figures")
+        verdicts = found.pop("verdicts")
+        return {"holds": self.exit_code == HOLDS, **found, **figures, "invariants": verdicts}
 
     def as_table(self) -> RenderableType:
         """For people."""
@@ -54,20 +69,23 @@ class Report:
 
     def _run(self) -> Table:
         table = Table(title=f"{self.minutes:g} minutes of chaos, seed {self.seed}", show_header=False)
-        ends = ", ".join(f"{count} {end}" for end, count in sorted(self.jobs.items()))
+        figures = self.figures
+        ends = ", ".join(f"{count} {end}" for end, count in figures.jobs.items())
         for name, value in (
-            ("jobs accepted", self.accepted),
+            ("jobs accepted", figures.accepted),
             ("ended as", ends),
-            ("requests", f"{self.requests}, {self.unanswered} of them asked again"),
-            ("orders that the vendor took", self.creates),
-            ("attempts whose lease was lost", self.rescued),
-            ("submit, answered at once", f"{self.submit_p50:.0f} ms p50, {self.submit_p99:.0f} ms p99"),
+            ("requests", f"{figures.requests}, {figures.asked_again} of them asked again"),
+            ("orders that the vendor took", figures.creates),
+            ("attempts whose lease was lost", figures.rescued),
+            ("objects that no row names", figures.orphans),
+            ("submit, answered at once", f"{figures.submit_p50:.0f} ms p50, {figures.submit_p99:.0f} ms p99"),
+            ("with starting and draining", f"{self.seconds:.0f} s"),
         ):
             table.add_row(name, str(value))
         return table
 
     def _faults(self) -> Table:
-        table = Table("fault", "times", title=f"{sum(self.faults.values())} faults")
+        table = Table("fault", "times", title=f"Faults: {sum(self.faults.values())}")
         for name, count in sorted(self.faults.items()):
             table.add_row(name, str(count))
         return table
@@ -80,7 +98,7 @@ class Report:
         return table
 
     def _conclusion(self) -> Text:
-        if self.holds:
+        if self.exit_code == HOLDS:
             return Text("Nothing lost, nothing completed twice, nothing paid twice.", "bold green")
         found = [one for verdict in self.verdicts for one in verdict.broken[:_SHOWN]]
         return Text("\n".join(["Broken:", *found]), "bold red")

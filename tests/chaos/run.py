@@ -3,28 +3,39 @@
 from __future__ import annotations
 
 import json
+import shutil
+import signal
+import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import quantiles
 
 from tests.chaos import journal
-from tests.chaos.clients import Clients, judge_journal
+from tests.chaos.checker import Complaints, figures_of, judge_run
+from tests.chaos.clients import Clients
 from tests.chaos.faults import KINDS, Fault, plan_faults
+from tests.chaos.progress import Progress
 from tests.chaos.report import Report
 from tests.chaos.workload import plan_errands
 from tests.cluster.cluster import Cluster, open_cluster
-from tests.cluster.invariants import Facts, Verdict, collect, judge
+from tests.cluster.invariants import Facts, collect
+from tests.cluster.parts import STOP_SECONDS
 
 APIS, WORKERS, SLOTS = 2, 3, 16
 _TICK = 0.05
+_START_SECONDS = 120
+"""A bound against hangs: how long a process may take to start on a busy machine."""
+_SUBMITTING_SHARE = 0.95
+"""Of the time."""
 _PATIENCE = 240.0
 """Seconds without any job coming to its end, after which the rest counts as lost."""
 _SETTINGS = {"reconcile_grace": "15", "shutdown_grace": "4"}
-_UNENDED = "SELECT count(*) AS left FROM jobs WHERE finished_at IS NULL"
+_GOOD_ENDS = frozenset({0, -signal.SIGTERM})
+"""Exit codes of a process that ended because it was told to: uvicorn, once it is done, ends by the signal."""
+_UNENDED = "SELECT id, status, reason FROM jobs WHERE finished_at IS NULL"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,59 +47,70 @@ class Plan:
     jobs: int
     kinds: Sequence[str] = tuple(KINDS)
 
+    def faults(self) -> list[Fault]:
+        """By their time."""
+        return plan_faults(self.seed, self.seconds, apis=APIS, workers=WORKERS, kinds=self.kinds)
 
-Tell = Callable[[str], None]
-"""Shows people how far it is."""
 
-
-def run(plan: Plan, folder: Path, tell: Tell) -> Report:
+def run(plan: Plan, folder: Path, progress: Progress) -> Report:
     """The report of a run. Its journal, logs, ledger and rows are left in `folder`."""
     began = time.monotonic()
-    tell("starting PostgreSQL, Valkey, a store, a vendor, apis and workers")
+    notes = journal.Journal(folder / "journal.jsonl")
+    errands = plan_errands(plan.seed, plan.jobs, plan.seconds * _SUBMITTING_SHARE, APIS)
     with open_cluster(
         apis=APIS, workers=WORKERS, slots=SLOTS, seed=plan.seed, durable=True, **_SETTINGS
     ) as cluster:
-        notes = journal.Journal(folder / "journal.jsonl")
-        errands = plan_errands(plan.seed, plan.jobs, plan.seconds * 0.95, APIS)
-        clients = Clients(cluster, errands, notes, plan.seed)
+        clients = Clients([api.url for api in cluster.apis], errands, notes, plan.seed)
+        progress.count(cluster, lambda: clients.accepted)
         try:
-            _strike(cluster, clients, plan_of(plan), plan.seconds, tell)
-            _repair(cluster)
-            stuck = _drain(cluster, clients, tell)
+            facts, complaints = _work(plan, cluster, clients, progress)
+            _keep_rows(facts, folder)
         finally:
+            progress.stop_counting()
             clients.stop()
-            clients.join()
-            notes.close()
-        tell("judging")
-        _stop_processes(cluster)
-        facts = collect(cluster, clients.accepted)
-        keep_evidence(cluster, facts, folder)
-    return _report(plan, facts, clients, stuck, folder, time.monotonic() - began)
+            _keep_logs(cluster, folder)
+    clients.join()
+    notes.close()
+    entries = list(journal.read(folder / "journal.jsonl"))
+    return Report(
+        seed=plan.seed,
+        minutes=round(plan.seconds / 60, 2),
+        seconds=round(time.monotonic() - began, 1),
+        faults=dict(Counter(fault.kind for fault in plan.faults())),
+        figures=figures_of(facts, entries),
+        verdicts=judge_run(facts, entries, complaints),
+    )
 
 
-def plan_of(plan: Plan) -> list[Fault]:
-    """The faults of a plan."""
-    return plan_faults(plan.seed, plan.seconds, apis=APIS, workers=WORKERS, kinds=plan.kinds)
+def _work(plan: Plan, cluster: Cluster, clients: Clients, progress: Progress) -> tuple[Facts, Complaints]:
+    """Everything that happens, and what is to be seen afterwards."""
+    clients.start()
+    _strike(cluster, plan, progress)
+    progress.tell("everything is healed and works on what is left")
+    _repair(cluster)
+    stuck = _drain(cluster, clients)
+    progress.tell("judging")
+    unwilling = _stop_processes(cluster)
+    return collect(cluster), Complaints(stuck, list(clients.failures), unwilling)
 
 
-def _strike(cluster: Cluster, clients: Clients, faults: Sequence[Fault], seconds: float, tell: Tell) -> None:
+def _strike(cluster: Cluster, plan: Plan, progress: Progress) -> None:
     """Begin and end each fault in its time. On this thread: servers die with the one that starts them."""
+    faults = plan.faults()
     steps = [(fault.at, fault, True) for fault in faults]
     steps += [(fault.at + fault.seconds, fault, False) for fault in faults]
     steps.sort(key=lambda step: (step[0], step[2]))
-    clients.start()
     began = time.monotonic()
     for at, fault, begins in steps:
-        _wait_for(began + at, lambda: tell(f"{time.monotonic() - began:.0f} s, {len(clients.accepted)} jobs"))
+        _wait_for(began + at)
         kind = KINDS[fault.kind]
         if begins:
-            tell(f"{fault.at:.0f} s: {fault.kind} {fault.target} {fault.arm}".rstrip())
+            progress.tell(f"{fault.kind} {fault.target} {fault.arm}".rstrip())
         (kind.begin if begins else kind.end)(cluster, fault)
-    _wait_for(began + seconds, lambda: None)
+    _wait_for(began + plan.seconds)
 
 
-def _wait_for(moment: float, meanwhile: Callable[[], None]) -> None:
-    meanwhile()
+def _wait_for(moment: float) -> None:
     while (left := moment - time.monotonic()) > 0:
         time.sleep(min(left, _TICK))
 
@@ -103,74 +125,48 @@ def _repair(cluster: Cluster) -> None:
             part.kill()
             part.launch()
     for part in (*cluster.apis, *cluster.workers):
-        part.wait_ready()
+        part.wait_ready(_START_SECONDS)
 
 
-def _drain(cluster: Cluster, clients: Clients, tell: Tell) -> list[str]:
-    """Wait for the last job; the ids of those that do not move any more."""
-    left, moved = -1, time.monotonic()
+def _drain(cluster: Cluster, clients: Clients) -> list[str]:
+    """Wait for the last job; what can be said of those that do not move any more."""
+    count, moved = -1, time.monotonic()
     while True:
-        [row] = cluster.query(_UNENDED)
-        if clients.are_done and row["left"] == 0:
+        left = cluster.query(_UNENDED)
+        if clients.are_done and not left:
             return []
-        if row["left"] != left:
-            left, moved = row["left"], time.monotonic()
-            tell(f"everything is healed; {left} jobs left")
+        if len(left) != count:
+            count, moved = len(left), time.monotonic()
         if time.monotonic() - moved > _PATIENCE:
-            found = cluster.query("SELECT id, status, reason FROM jobs WHERE finished_at IS NULL")
-            return [f"job {job['id']} is still {job['status']} ({job['reason']})" for job in found]
+            return [f"job {job['id']} is still {job['status']} ({job['reason']})" for job in left]
         time.sleep(0.5)
 
 
-def _stop_processes(cluster: Cluster) -> None:
-    for part in (*cluster.workers, *cluster.apis):
-        part.end()
+def _stop_processes(cluster: Cluster) -> list[str]:
+    """Tell all of them to end; which did not, or not well."""
+    parts = [*cluster.workers, *cluster.apis]
+    for part in parts:
+        part.send(signal.SIGTERM)
+    unwilling = []
+    for part in parts:
+        try:
+            code = part.wait_end()
+        except subprocess.TimeoutExpired:
+            unwilling.append(f"{part.name} did not end within {STOP_SECONDS} s")
+        else:
+            unwilling += [f"{part.name} ended with {code}"] if code not in _GOOD_ENDS else []
+    return unwilling
 
 
-def keep_evidence(cluster: Cluster, facts: Facts, folder: Path) -> None:
+def _keep_rows(facts: Facts, folder: Path) -> None:
     """What somebody would look at who wonders about a run."""
-    for name in ("jobs", "events", "submissions", "media"):
-        found = getattr(facts, name)
-        lines = [json.dumps(dict(row), default=str) for row in found]
+    for name in ("jobs", "events", "submissions", "media", "ledger"):
+        lines = [json.dumps(dict(row), default=str) for row in getattr(facts, name)]
         (folder / f"{name}.jsonl").write_text("".join(f"{line}\n" for line in lines))
-    ledger = [json.dumps(entry) for entry in facts.ledger]
-    (folder / "ledger.jsonl").write_text("".join(f"{line}\n" for line in ledger))
-    for part in (*cluster.apis, *cluster.workers):
-        with suppress(FileNotFoundError):
-            (folder / part.log.name).write_bytes(part.log.read_bytes())
 
 
-def _report(
-    plan: Plan, facts: Facts, clients: Clients, stuck: Sequence[str], folder: Path, seconds: float
-) -> Report:
-    entries = list(journal.read(folder / "journal.jsonl"))
-    replies = [entry for entry in entries if "told" in entry]
-    twice, surprises = judge_journal(entries)
-    verdicts = [
-        *judge(facts),
-        Verdict("every job ends", len(facts.jobs), stuck),
-        Verdict("a key makes one job", len(clients.accepted), twice),
-        Verdict(
-            "no client is left without an answer",
-            len(replies),
-            [*surprises, *clients.failures],
-        ),
-    ]
-    times = [1000 * one for one in clients.latencies] or [0.0]
-    cuts = quantiles(times, n=100, method="inclusive") if len(times) > 1 else times * 99
-    ends = Counter(job["error_code"] if job["status"] == "error" else job["status"] for job in facts.jobs)
-    return Report(
-        seed=plan.seed,
-        minutes=round(plan.seconds / 60, 2),
-        seconds=round(seconds, 1),
-        faults=dict(Counter(fault.kind for fault in plan_of(plan))),
-        jobs=dict(ends),
-        accepted=len(clients.accepted),
-        requests=len(replies),
-        unanswered=sum(entry["told"] in {None, 503} for entry in replies),
-        creates=sum(entry["id"] is not None for entry in facts.ledger),
-        rescued=sum(event["data"].get("reason") == "lease_expired" for event in facts.events),
-        submit_p50=round(cuts[49], 1),
-        submit_p99=round(cuts[98], 1),
-        verdicts=verdicts,
-    )
+def _keep_logs(cluster: Cluster, folder: Path) -> None:
+    logs = [part.log for part in (*cluster.apis, *cluster.workers, cluster.vendor)]
+    for log in (*logs, cluster.postgres.log, cluster.valkey.log):
+        with suppress(OSError):
+            shutil.copyfile(log, folder / log.name)

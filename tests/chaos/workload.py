@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tests.cluster.cluster import FREE, PAID
 from tests.prompts import read_prompts
 
-_PAID_SHARE, _CANCEL_SHARE, _WAIT_SHARE = 0.7, 0.08, 0.2
+_PAID_SHARE, _CANCEL_SHARE, _RETRY_SHARE = 0.7, 0.08, 0.5
+_LOOKS = {"once": 0.65, "long poll": 0.2, "stream": 0.15}
 _SCRIPTS: Sequence[tuple[float, dict[str, Any]]] = (
     (0.40, {"seconds": 0.3}),
     (0.25, {"seconds": 2}),
@@ -22,7 +23,15 @@ _SCRIPTS: Sequence[tuple[float, dict[str, Any]]] = (
     (0.03, {"file": "truncated"}),
     (0.02, {"output": "object"}),
 )
-"""How the vendor's orders go, and how often; what is left goes well at once."""
+"""How the vendor's orders go, and how often."""
+_FREE_SCRIPTS: Sequence[tuple[float, dict[str, Any]]] = (
+    (0.30, {"delay_seconds": 0}),
+    (0.25, {"delay_seconds": 0.2}),
+    (0.20, {"delay_seconds": 1}),
+    (0.15, {"delay_seconds": 4}),
+    (0.10, {"delay_seconds": 0.1, "fail_times": 1}),
+)
+"""The same of the model that costs nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +41,13 @@ class Errand:
     number: int
     at: float
     """Seconds after the start."""
-    body: dict[str, Any]
+    body: Mapping[str, Any]
     key: str
     api: int
     cancel_after: float | None
     """Seconds after it was accepted."""
-    waits: bool
-    """Whether its client looks by long polling."""
+    looks: str
+    """How its client follows it: `once`, by `long poll`, or as a `stream` of events."""
     retries: bool
     """Whether its client asks once more where it ended in error."""
 
@@ -50,6 +59,7 @@ def plan_errands(seed: int, jobs: int, seconds: float, apis: int) -> list[Errand
 
 
 def _errand(chance: random.Random, number: int, at: float, seed: int, apis: int) -> Errand:
+    [looks] = chance.choices(list(_LOOKS), list(_LOOKS.values()))
     return Errand(
         number=number,
         at=at,
@@ -57,18 +67,20 @@ def _errand(chance: random.Random, number: int, at: float, seed: int, apis: int)
         key=f"chaos-{seed}-{number}",
         api=chance.randrange(apis),
         cancel_after=chance.uniform(0, 8) if chance.random() < _CANCEL_SHARE else None,
-        waits=chance.random() < _WAIT_SHARE,
-        retries=chance.random() < 0.5,
+        looks=looks,
+        retries=chance.random() < _RETRY_SHARE,
     )
 
 
 def _body(chance: random.Random, number: int) -> dict[str, Any]:
     # The number makes each prompt its own: the vendor's ledger knows jobs only by what they asked for.
     prompt = f"{chance.choice(read_prompts()).text.strip()} (no. {number})"
-    body: dict[str, Any] = {"prompt": prompt, "n": chance.choice((1, 1, 1, 2)), "max_attempts": 6}
+    body: dict[str, Any] = {"prompt": prompt, "n": chance.choice((1, 1, 1, 2))}
     if chance.random() >= _PAID_SHARE:
-        delay = chance.choice((0, 0.2, 1, 4))
-        return body | {"model": FREE, "width": 64, "height": 64, "input": {"delay_seconds": delay}}
-    weights = [weight for weight, _ in _SCRIPTS]
-    [(_, script)] = chance.choices(_SCRIPTS, weights)
-    return body | {"model": PAID, "input": {"fake": script}}
+        return body | {"model": FREE, "width": 64, "height": 64, "input": _draw(chance, _FREE_SCRIPTS)}
+    return body | {"model": PAID, "input": {"fake": _draw(chance, _SCRIPTS)}}
+
+
+def _draw(chance: random.Random, scripts: Sequence[tuple[float, dict[str, Any]]]) -> dict[str, Any]:
+    [(_, script)] = chance.choices(scripts, [weight for weight, _ in scripts])
+    return script
