@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-STAGES = (("lint", 120), ("test", 760))
+STAGES = (("lint", 60), ("test", 830))
 """Scripts and the seconds that each may take."""
 _PR_SET_CHILD_SUBREAPER = 36
 _GRACE_SECONDS = 10
