@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +56,9 @@ class BlankProvider:
     async def cancel(self, handle: Handle) -> None:
         """Nothing runs elsewhere."""
 
-    async def find(self, request: GenerationRequest, context: AttemptContext) -> Handle | None:  # noqa: ARG002  the protocol's
+    async def find(self, request: GenerationRequest, context: AttemptContext) -> Sequence[Handle]:  # noqa: ARG002  the protocol's
         """No order outlives `submit`."""
-        return None
+        return ()
 
     def parameter_schema(self, ref: str) -> JsonSchema | None:  # noqa: ARG002  the protocol's
         """Everything is let through."""

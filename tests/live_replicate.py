@@ -51,7 +51,7 @@ async def run(provider: ReplicateProvider, folder: Path) -> Path:
     file = await _save(done.outputs[0], folder)
     _say(f"saved: {file} ({file.stat().st_size} bytes)")
     found = await provider.find(request, context)
-    is_found = found is not None and found.id == accepted.handle.id
+    is_found = [handle.id for handle in found] == [accepted.handle.id]
     _say(f"found again by its model, time and input: {'yes' if is_found else 'NO'}")
     return file
 

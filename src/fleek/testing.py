@@ -15,7 +15,7 @@ import asyncio
 import struct
 import zlib
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
@@ -147,11 +147,10 @@ class FakeProvider:
         """Note it."""
         self.vendor.canceled.append(handle.id)
 
-    async def find(self, request: GenerationRequest, context: AttemptContext) -> Handle | None:  # noqa: ARG002  the port's signature
-        """The order that was taken for this very request, if any."""
-        found = (handle_id for handle_id, order in self.vendor.orders.items() if order == request)
-        handle_id = next(found, None)
-        return None if handle_id is None else Handle(handle_id, {"index": request.first_index})
+    async def find(self, request: GenerationRequest, context: AttemptContext) -> Sequence[Handle]:  # noqa: ARG002  the port's signature
+        """The orders that were taken for this very request."""
+        found = [handle_id for handle_id, order in self.vendor.orders.items() if order == request]
+        return [Handle(handle_id, {"index": request.first_index}) for handle_id in found]
 
     def parameter_schema(self, ref: str) -> JsonSchema | None:  # noqa: ARG002  the port's signature
         """What was given."""

@@ -268,7 +268,7 @@ class ProviderSuite:
         assert await generate(provider, self.request())
 
     async def test_looking_up_an_order_that_was_never_placed_finds_none(self, provider: Provider) -> None:
-        assert await provider.find(self.request(), Attempt().context) is None
+        assert not await provider.find(self.request(), Attempt().context)
 
     async def test_the_parameters_have_a_schema_with_descriptions_or_none(self, provider: Provider) -> None:
         schema = provider.parameter_schema(self.request().ref)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from tests.executing import Worker
@@ -12,6 +13,7 @@ from tests.queueing import Queue, wait_until
 
 from fleek.core.errors import DatabaseUnavailable, ProviderError, ProviderErrorKind as Kind
 from fleek.core.job import ErrorCode, Status
+from fleek.db.session import Database
 from fleek.jobs import submissions
 from fleek.jobs.keeper import Stop
 from fleek.jobs.orders import OrderLimits
@@ -107,13 +109,74 @@ async def test_an_order_that_another_job_owns_is_not_adopted(queue: Queue) -> No
     worker = a_worker(queue, LOOKUP, grace=timedelta(0))
     owner = await queue.accept_and_claim()
     await queue.order(owner, "h-1")
-    worker.provider.find = lambda *_: _answer(Handle("h-1"))  # type: ignore[method-assign]
+    worker.provider.find = lambda *_: _answer([Handle("h-1")])  # type: ignore[method-assign]
     worker.provider.on_submit(LOST)
 
     row = await worker.run(await queue.accept_and_claim())
 
     assert (row.status, row.error_code) == (Status.ERROR, ErrorCode.AMBIGUOUS_SUBMISSION)
     assert worker.provider.vendor.canceled == []
+
+
+async def test_an_order_that_another_job_records_at_that_moment_is_not_adopted(
+    queue: Queue, queue_url: str
+) -> None:
+    owner = await queue.accept_and_claim()
+
+    class Late(Database):
+        """Somebody else's handle is recorded just after it was asked whose it is."""
+
+        async def fetch_all(self, statement: Any, parameters: Any = None) -> list[Any]:
+            rows = await super().fetch_all(statement, parameters)
+            if "handle_id = ANY" in str(statement) and not await queue.orders(owner.id):
+                await queue.order(owner, "h-1")
+            return rows
+
+    worker = a_worker(queue, LOOKUP, grace=timedelta(0))
+    late = Late(queue_url)
+    worker.shop = replace(worker.shop, database=late)
+    worker.provider.find = lambda *_: _answer([Handle("h-1")])  # type: ignore[method-assign]
+    worker.provider.on_submit(LOST)
+
+    row = await worker.run(await queue.accept_and_claim())
+    await late.aclose()
+
+    assert (row.status, row.error_code) == (Status.ERROR, ErrorCode.AMBIGUOUS_SUBMISSION)
+    assert worker.provider.vendor.canceled == []
+
+
+async def test_an_earlier_order_of_the_same_job_does_not_stand_in_the_way(queue: Queue) -> None:
+    worker = a_worker(queue, LOOKUP)
+    vendor = worker.provider.vendor
+
+    async def take_and_lose() -> Accepted:
+        vendor.take(vendor.creates[-1])
+        raise LOST
+
+    worker.provider.on_poll(ProviderError(Kind.PROVIDER_BUG, "the model crashed"))
+    first = await worker.run(await queue.accept_and_claim())
+    worker.provider.on_submit(take_and_lose)
+    last = await worker.claim_and_run()
+
+    assert (first.status, first.failures) == (Status.IN_QUEUE, 1)
+    assert last.status == Status.COMPLETED
+    assert [order.resolution for order in await queue.orders(last.id)] == ["failed", "result"]
+    assert len(vendor.creates) == 2
+
+
+async def test_of_two_orders_that_fit_and_are_nobodys_none_is_adopted(queue: Queue) -> None:
+    worker = a_worker(queue, LOOKUP, grace=timedelta(0))
+    vendor = worker.provider.vendor
+
+    async def take_twice_and_lose() -> Accepted:
+        vendor.take(vendor.creates[-1])
+        vendor.take(vendor.creates[-1])
+        raise LOST
+
+    worker.provider.on_submit(take_twice_and_lose)
+    row = await worker.run(await queue.accept_and_claim())
+
+    assert (row.status, row.error_code) == (Status.ERROR, ErrorCode.AMBIGUOUS_SUBMISSION)
 
 
 async def test_a_lookup_that_fails_is_tried_again_until_the_grace_is_over(queue: Queue) -> None:
@@ -132,8 +195,8 @@ async def test_a_lookup_that_fails_is_tried_again_until_the_grace_is_over(queue:
     assert len(looked) > 1
 
 
-async def _answer(handle: Handle) -> Handle:
-    return handle
+async def _answer(handles: list[Handle]) -> list[Handle]:
+    return handles
 
 
 async def test_a_stop_while_the_order_is_placed_leaves_no_doubt_about_it(queue: Queue) -> None:

@@ -232,7 +232,7 @@ class Orders:
         if not self._provider.capabilities.lookup:
             return False
         try:
-            found = await self._provider.find(request, self._context(order.intent_at))
+            found = await self._find(order, request)
             if found is not None:
                 await self._record(order, found)
         except ProviderError as error:
@@ -244,6 +244,14 @@ class Orders:
             _log.warning("lookup_found_another_order", job_id=str(self._job.id))
             return False
         return found is not None
+
+    async def _find(self, order: OpenOrder, request: GenerationRequest) -> Handle | None:
+        """The one order that fits and is nobody's; orders of this very job, or of one like it, are known."""
+        found = await self._provider.find(request, self._context(order.intent_at))
+        ids = [handle.id for handle in found]
+        owned = await submissions.list_owned(self._database, self._provider.name, ids)
+        free = [handle for handle in found if handle.id not in owned]
+        return free[0] if len(free) == 1 else None
 
     async def _poll_on(self, order: OpenOrder, handle: Handle) -> Done:
         """Poll, at a growing interval, until the order has ended."""

@@ -7,12 +7,13 @@ worker that has lost its lease meanwhile, since losing what was just paid for wo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import BigInteger, Interval, Text, bindparam, text
-from sqlalchemy.dialects.postgresql import JSONB, UUID as PG_UUID
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID as PG_UUID
 
 from fleek.core.canonical import fingerprint
 from fleek.core.errors import LeaseLost
@@ -50,6 +51,10 @@ SELECT count(*) AS paid FROM submissions
 WHERE job_id = :id AND first_index = :first_index AND resolution IS DISTINCT FROM 'rejected'
 """
 ).bindparams(bindparam("id", type_=PG_UUID))
+
+_LIST_OWNED = text(
+    "SELECT handle_id FROM submissions WHERE provider = :provider AND handle_id = ANY(CAST(:ids AS text[]))"
+).bindparams(bindparam("ids", type_=ARRAY(Text)))
 
 _GET_HANDLE = text(
     """
@@ -117,6 +122,14 @@ async def count_paid(database: Database, job_id: UUID, first_index: int) -> int:
     """How many orders of one output may have to be paid: all but those that were rejected."""
     row = await database.fetch_one(_COUNT_PAID, {"id": job_id, "first_index": first_index})
     return int(row.paid)
+
+
+async def list_owned(database: Database, provider: str, handle_ids: Sequence[str]) -> frozenset[str]:
+    """Which of these orders of a provider are recorded already, as whosever."""
+    if not handle_ids:
+        return frozenset()
+    rows = await database.fetch_all(_LIST_OWNED, {"provider": provider, "ids": list(handle_ids)})
+    return frozenset(row.handle_id for row in rows)
 
 
 async def get_handle_or_none(database: Database, job_id: UUID, ordinal: int) -> Handle | None:

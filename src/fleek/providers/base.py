@@ -7,7 +7,7 @@ Errors are raised as `core.errors.ProviderError`; vendor exceptions stop at the 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -159,8 +159,11 @@ class Provider(Protocol):
         """Ask the backend to stop. Best effort: it never raises."""
         ...
 
-    async def find(self, request: GenerationRequest, context: AttemptContext) -> Handle | None:
-        """Look for an order whose reply was lost; None when it cannot be told."""
+    async def find(self, request: GenerationRequest, context: AttemptContext) -> Sequence[Handle]:
+        """Look for an order whose reply was lost: every one that may be it; none when it cannot be told.
+
+        Which of them belong to other orders is for the caller to know.
+        """
         ...
 
     def parameter_schema(self, ref: str) -> JsonSchema | None:

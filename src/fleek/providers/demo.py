@@ -13,7 +13,7 @@ import os
 import struct
 import threading
 import zlib
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
@@ -144,9 +144,9 @@ class DemoProvider:
         self,
         request: GenerationRequest,  # noqa: ARG002  the port's signature
         context: AttemptContext,  # noqa: ARG002  the port's signature
-    ) -> Handle | None:
+    ) -> Sequence[Handle]:
         """No order outlives `submit`."""
-        return None
+        return ()
 
     def parameter_schema(self, ref: str) -> JsonSchema | None:  # noqa: ARG002  the port's signature
         """What `input` may hold; the same for every `ref`."""

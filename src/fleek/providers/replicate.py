@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
@@ -150,16 +150,15 @@ class ReplicateProvider:
         except Exception:  # noqa: BLE001  best effort: the job ends all the same, and Cancel-After ends the order
             _log.warning("cancel_failed", provider=self.name, handle=handle.id)
 
-    async def find(self, request: GenerationRequest, context: AttemptContext) -> Handle | None:
-        """The prediction of a lost create: the only one in its time of this model with the whole input."""
+    async def find(self, request: GenerationRequest, context: AttemptContext) -> Sequence[Handle]:
+        """Predictions that a lost create may have made: of its time, this model and the whole input."""
         try:
             found = await self._candidates(request, context)
         except ProviderError as error:
             _log.warning("lookup_failed", provider=self.name, job_id=str(context.job_id), why=error.message)
-            return None
-        if len(found) != 1:
-            return None
-        return Handle(str(found[0]["id"]), {"accepted_at": datetime.now(UTC).isoformat()})
+            return ()
+        now = datetime.now(UTC).isoformat()
+        return [Handle(str(prediction["id"]), {"accepted_at": now}) for prediction in found]
 
     def parameter_schema(self, ref: str) -> JsonSchema | None:  # noqa: ARG002  the port's signature
         """Not known before the first order: the start waits for no backend. Replicate checks the input."""
