@@ -126,6 +126,23 @@ async def test_filters_narrow_the_list_down(client: httpx2.AsyncClient, database
     assert await list_ids(client, **{"metadata.order": "1", "status": "error", "model": tag}) == []
 
 
+async def test_jobs_and_their_results_are_found_by_the_error(
+    client: httpx2.AsyncClient, database: Database, tag: str
+) -> None:
+    lost = await make_job(database, model=tag, status=Status.ERROR, error_code="ambiguous_submission")
+    await make_job(database, model=tag, status=Status.ERROR, error_code="timeout")
+    waiting = await make_job(database, model=tag, error_code="ambiguous_submission")
+    await make_job(database, model=tag)
+    query = {"model": tag, "code": "ambiguous_submission"}
+    media = (await client.get("/v1/media", params=query)).json()["items"]
+
+    assert await list_ids(client, **query) == [str(lost.id)]
+    assert await list_ids(client, **query, status="error") == [str(lost.id)]
+    assert await list_ids(client, **query, status="in_queue") == [str(waiting.id)]
+    assert await list_ids(client, **query, status="completed") == []
+    assert {item["job_id"] for item in media} == {str(lost.id)}
+
+
 async def test_a_list_shows_nobody_elses_jobs(
     client: httpx2.AsyncClient, database: Database, tag: str
 ) -> None:

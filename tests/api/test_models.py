@@ -86,6 +86,40 @@ def test_only_a_model_that_is_configured_can_be_paused(api: Api, verb: str) -> N
     assert problem(api.ask("POST", f"/v1/models/nope/{verb}").json()) == (404, "not_found")
 
 
+@pytest.mark.parametrize("verb", ["pause", "resume"])
+def test_a_model_that_cannot_be_used_here_can_neither_be_paused_nor_resumed_here(
+    unused_path: Callable[[], Path],
+    database_url: str,
+    redis_url: str,
+    verb: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("REPLICATE_API_TOKEN", raising=False)
+    models = {"paid/one": ModelSettings(provider="replicate")}
+    with running_api(unused_path(), database_url=database_url, redis_url=redis_url, models=models) as api:
+        shown = api.ask("GET", "/v1/models/paid/one").json()
+        answered = api.ask("POST", f"/v1/models/paid/one/{verb}").json()
+
+    assert (shown["available"], shown["pause"]) == (False, None)
+    assert problem(answered) == (404, "not_found")
+
+
+def test_a_model_that_nobody_declared_is_paused_by_its_providers_name(
+    unused_path: Callable[[], Path], database_url: str, redis_url: str, tmp_path: Path
+) -> None:
+    token = tmp_path / "token"
+    token.write_text("r8_nothing")
+    providers = {"replicate": {"allow_any": True, "token_file": str(token)}}
+    servers = {"database_url": database_url, "redis_url": redis_url}
+    with running_api(unused_path(), **servers, providers=providers) as api:
+        paused = api.ask("POST", "/v1/models/owner/name/pause", JSON, b'{"reason": "too dear"}').json()
+        shown = api.ask("GET", "/v1/models/owner/name").json()
+        resumed = api.ask("POST", "/v1/models/owner/name/resume").json()
+
+    assert paused["pause"] == shown["pause"] == {"until": None, "reason": "too dear"}
+    assert (resumed["provider"], resumed["pause"]) == ("replicate", None)
+
+
 @pytest.mark.parametrize(
     "body",
     [

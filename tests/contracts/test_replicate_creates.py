@@ -25,6 +25,7 @@ from tests.replicate_server import ReplicateServer
 
 from fleek.core.errors import ProviderErrorKind as Kind
 from fleek.core.media import MAX_SEED, OutputFormat
+from fleek.jobs.orders import OrderLimits
 from fleek.providers.replicate import ReplicateProvider
 from fleek.providers.replicate_api import Patience
 
@@ -128,6 +129,26 @@ async def test_without_the_models_schema_nothing_is_ordered(
 
     assert (await failure(replicate, REQUEST)).kind is kind
     assert vendor.ledger == []
+
+
+async def test_a_schema_that_does_not_come_is_given_up_while_there_is_still_time_to_order(
+    vendor: ReplicateServer,
+) -> None:
+    vendor.on("model", times=None, delay=60)
+    provider = connect(vendor, patience=Patience(schema=0.5))
+
+    async with asyncio.timeout(10):
+        error = await failure(provider, REQUEST)
+    await provider.aclose()
+
+    assert error.kind is Kind.TRANSIENT
+    assert vendor.ledger == []
+
+
+def test_an_order_fits_into_the_time_that_the_engine_gives_it() -> None:
+    patience = Patience()
+
+    assert patience.schema + patience.create < OrderLimits().create.total_seconds()
 
 
 async def test_a_ref_that_names_no_model_is_refused_without_a_request(

@@ -53,6 +53,15 @@ def open_stream(cluster: Cluster, job_id: str, last: int = 0) -> socket.socket:
     return connection
 
 
+def read_until(connection: socket.socket, wanted: bytes) -> bytes:
+    """What arrives until it holds `wanted`, or nothing comes for long."""
+    connection.settimeout(20)
+    received = b""
+    while wanted not in received and (chunk := connection.recv(4096)):
+        received += chunk
+    return received
+
+
 def read_some(connection: socket.socket, limit: int) -> bytes:
     """What arrives until there are `limit` bytes, or the stream pauses or ends."""
     connection.settimeout(0.15)
@@ -125,7 +134,7 @@ def test_idle_streams_hold_little_memory_and_no_connection_of_the_database(
     try:
         idle.extend(open_stream(cluster, jobs[number % len(jobs)]) for number in range(streams))
         # Some are read; the others never are.
-        heads = [read_some(connection, 4096) for connection in idle[:: streams // 20]]
+        heads = [read_until(connection, b"event: accepted") for connection in idle[:: streams // 20]]
         with cluster.client() as client:
             answers = [beside(client, f"{streams} streams {number}") for number in range(20)]
         grown = resident_bytes(api) - before

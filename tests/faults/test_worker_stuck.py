@@ -47,4 +47,6 @@ def test_an_attempt_that_hangs_under_a_healthy_lease_is_taken_from_its_worker() 
         paid = len(cluster.paid(job_id))
 
     assert (job["status"], paid) == ("completed", 1)
-    assert [attempt["outcome"] for attempt in job["attempts"]] == ["lease_expired", "completed"]
+    # The stuck worker may claim it once more, and hang again, before the other one does.
+    *lost, last = [attempt["outcome"] for attempt in job["attempts"]]
+    assert (set(lost), last) == ({"lease_expired"}, "completed")

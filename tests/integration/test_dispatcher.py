@@ -401,7 +401,6 @@ class TestStop:
         rows = [await queue.row(work.job.id) for work in process.work]
         assert {(row.status, row.reason, row.failures) for row in rows} == {("in_queue", "interrupted", 0)}
         assert process.dispatcher.running == 0
-        assert process.waker.woken == ["default"]
 
     async def test_other_workers_are_woken_for_what_was_given_back(self, queue: Queue, start: Start) -> None:
         await queue.fill(2)
@@ -411,7 +410,50 @@ class TestStop:
 
         await process.dispatcher.stop(timedelta(0))
 
-        assert sorted(process.waker.woken) == ["default", "gpu"]
+        assert set(process.waker.woken) == {"default", "gpu"}
+
+    async def test_they_are_woken_during_the_grace_time_for_what_is_given_back_early(
+        self, queue: Queue, start: Start
+    ) -> None:
+        await queue.fill(2)
+        process = start()
+        await process.runs(2)
+        stopping = asyncio.create_task(process.dispatcher.stop(timedelta(seconds=60)))
+        await asyncio.sleep(0)
+
+        process.work[0].stop(Stop.RELEASE)
+
+        await wait_until(lambda: process.waker.woken == ["default"])
+        assert not stopping.done()
+        process.work[1].done.set()
+        await stopping
+
+    async def test_the_grace_time_counts_from_when_the_stop_began(self, queue: Queue, start: Start) -> None:
+        await queue.fill(1)
+        process = start()
+        await process.runs(1)
+        process.dispatcher.begin_stop()
+        await asyncio.sleep(0.1)
+        process.dispatcher._stopped_at -= 60
+
+        await asyncio.wait_for(process.dispatcher.stop(timedelta(seconds=60)), timeout=20)
+
+        assert process.work[0].why is Stop.RELEASE
+
+    @pytest.mark.parametrize("is_early", [True, False])
+    async def test_the_grace_time_can_be_ended(self, queue: Queue, start: Start, *, is_early: bool) -> None:
+        await queue.fill(2)
+        process = start()
+        await process.runs(2)
+        if is_early:
+            process.dispatcher.end_grace()
+        stopping = asyncio.create_task(process.dispatcher.stop(timedelta(hours=1)))
+        await asyncio.sleep(0.05)
+        process.dispatcher.end_grace()
+
+        await asyncio.wait_for(stopping, timeout=20)
+
+        assert [work.why for work in process.work] == [Stop.RELEASE] * 2
 
     async def test_a_claim_in_flight_is_given_back(self, queue: Queue, start: Start) -> None:
         await queue.fill(2)

@@ -286,6 +286,7 @@ _FILTERS: list[tuple[JobFilter, str]] = [
     (JobFilter(code=ErrorCode.CONTENT_REFUSED), "c"),
     (JobFilter(status=Status.ERROR, code=ErrorCode.CONTENT_REFUSED), "c"),
     (JobFilter(status=Status.ERROR, code=ErrorCode.TIMEOUT), ""),
+    (JobFilter(status=Status.IN_QUEUE, code=ErrorCode.CONTENT_REFUSED), "d"),
     (JobFilter(status=Status.COMPLETED, code=ErrorCode.CONTENT_REFUSED), ""),
     (JobFilter(model="flux/schnell"), "db"),
     (JobFilter(model="flux"), ""),
@@ -316,7 +317,12 @@ async def test_filters_combine(database: Database) -> None:
             "status": Status.COMPLETED,
         },
         "c": {"prompt": "a boat", "status": Status.ERROR, "error_code": "content_refused"},
-        "d": {"prompt": "a house", "metadata": {"or'der\"": "\\ ✓ %"}, "model": "flux/schnell"},
+        "d": {
+            "prompt": "a house",
+            "metadata": {"or'der\"": "\\ ✓ %"},
+            "model": "flux/schnell",
+            "error_code": "content_refused",
+        },
         "e": {"prompt": "the lighthouse", "status": Status.COMPLETED},
     }
     names = {}
@@ -393,7 +399,12 @@ async def test_a_page_of_any_length_is_one_statement(database: Database, count: 
 
 
 @pytest.mark.parametrize(
-    "filters", [JobFilter(status=Status.ERROR), JobFilter(status=Status.ERROR, code=ErrorCode.TIMEOUT)]
+    "filters",
+    [
+        JobFilter(status=Status.ERROR),
+        JobFilter(code=ErrorCode.TIMEOUT),
+        JobFilter(status=Status.ERROR, code=ErrorCode.TIMEOUT),
+    ],
 )
 async def test_failed_jobs_are_found_without_walking_over_the_others(
     database: Database, filters: JobFilter

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from sqlalchemy import text
 from tests.executing import fake_model
-from tests.queueing import FAKE, Queue
+from tests.queueing import FAKE, Queue, wait_until
 
 from fleek.core.errors import ProviderError, ProviderErrorKind
 from fleek.core.job import Reason, Status, Transition, decide_after_error
+from fleek.db.session import Database, PoolOptions
+from fleek.jobs import transitions
 from fleek.jobs.claim import ClaimedJob
 from fleek.jobs.lanes import BY_OPERATOR, Lanes, Pause
 from fleek.testing import FakeProvider, RecordingWaker
@@ -28,10 +33,26 @@ def lanes(queue: Queue, waker: RecordingWaker) -> Lanes:
     return Lanes(queue.database, waker)
 
 
+@pytest.fixture
+async def patient(queue_url: str) -> AsyncIterator[Database]:
+    """Sessions that wait for a lock for as long as a test may take to arrange one."""
+    database = Database(queue_url, PoolOptions(lock_timeout=20, statement_timeout=30))
+    yield database
+    await database.aclose()
+
+
 def after(job: ClaimedJob, kind: ProviderErrorKind) -> Transition:
     """What follows such an error of a claim."""
     error = ProviderError(kind, "No")
     return decide_after_error(job.view, error, datetime.now(UTC), 0.5)
+
+
+async def is_waiting(queue: Queue, count: int) -> bool:
+    """Whether so many sessions wait for a lock."""
+    rows = await queue.query(
+        "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    )
+    return len(rows) >= count
 
 
 async def test_new_work_of_a_paused_model_is_not_claimed_until_it_is_resumed(
@@ -120,6 +141,28 @@ async def test_what_a_pause_put_off_is_due_at_once_after_a_resume_and_lost_no_at
 
     assert (before, due) == ([], 1)
     assert (claimed.id, claimed.view.failures) == (job.id, 0)
+
+
+async def test_a_job_that_is_put_off_while_its_model_is_resumed_is_due_at_once(
+    queue: Queue, lanes: Lanes, patient: Database
+) -> None:
+    job = await queue.accept_and_claim()
+    await lanes.pause(MODEL, timedelta(seconds=1), None)
+    async with queue.database.begin() as holder:
+        await holder.execute(text("SELECT FROM lane_state FOR UPDATE"))
+        refused = asyncio.create_task(
+            transitions.apply(
+                patient, job.id, job.fence, after(job, ProviderErrorKind.PERMANENT_AUTH), provider="fake"
+            )
+        )
+        await wait_until(lambda: is_waiting(queue, 1))
+        resumed = asyncio.create_task(Lanes(patient, RecordingWaker()).resume(MODEL))
+        await wait_until(lambda: is_waiting(queue, 2))
+    await refused
+
+    assert await resumed == 1
+    assert await lanes.list_pauses() == {}
+    assert len(await queue.claim()) == 1
 
 
 async def test_a_resume_leaves_the_waits_of_other_jobs_alone(queue: Queue, lanes: Lanes) -> None:

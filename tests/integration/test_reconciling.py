@@ -74,6 +74,18 @@ async def test_a_model_that_allows_two_paid_orders_is_ordered_once_more_and_not_
     assert len(worker.provider.vendor.creates) == 2
 
 
+async def test_the_last_attempt_ends_as_ambiguous_although_the_model_allows_another_order(
+    queue: Queue,
+) -> None:
+    worker = a_worker(queue, LOOKUP, grace=timedelta(0))
+    worker.provider.on_submit(LOST)
+
+    row = await worker.run(await queue.accept_and_claim(max_attempts=1), max_paid_submissions=2)
+
+    assert (row.status, row.error_code) == (Status.ERROR, ErrorCode.AMBIGUOUS_SUBMISSION)
+    assert len(worker.provider.vendor.creates) == 1
+
+
 async def test_each_output_has_its_own_count_of_paid_orders(queue: Queue) -> None:
     worker = a_worker(queue, LOOKUP, grace=timedelta(0))
     count = 2 * worker.provider.capabilities.max_outputs
@@ -143,6 +155,73 @@ async def test_an_order_that_another_job_records_at_that_moment_is_not_adopted(
 
     assert (row.status, row.error_code) == (Status.ERROR, ErrorCode.AMBIGUOUS_SUBMISSION)
     assert worker.provider.vendor.canceled == []
+
+
+async def test_a_create_that_the_first_worker_saw_refused_is_not_waited_for(queue: Queue) -> None:
+    worker = a_worker(queue, RESUMABLE)
+    first = await queue.accept_and_claim()
+    ordinal = await queue.order(first)
+    await queue.put_back(first)
+    _, running = worker.begin(await queue.claim_one())
+    await asyncio.sleep(0.2)
+
+    await submissions.resolve(queue.database, first.id, ordinal, "rejected")
+    await asyncio.wait_for(running, 20)
+    waiting = await queue.row(first.id)
+    last = await worker.claim_and_run()
+
+    assert (waiting.status, waiting.error_code) == (Status.IN_QUEUE, ErrorCode.TRANSIENT)
+    assert last.status == Status.COMPLETED
+    assert len(worker.provider.vendor.creates) == 1
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+async def test_a_worker_that_lost_its_job_closes_no_order_of_the_next_owner(
+    queue: Queue, is_known: bool
+) -> None:
+    worker = a_worker(queue, LOOKUP, grace=timedelta(0))
+    gate = asyncio.Event()
+
+    async def hang() -> list[Handle]:
+        await gate.wait()
+        return []
+
+    worker.provider.find = lambda *_: hang()  # type: ignore[method-assign]
+    first = await queue.accept_and_claim()
+    ordinal = await queue.order(first)
+    await queue.put_back(first)
+    stale = await queue.claim_one()
+    _, running = worker.begin(stale, max_paid_submissions=2)
+    await asyncio.sleep(0.2)
+    await queue.put_back(stale)
+    owner = await queue.claim_one()
+    if is_known:
+        worker.provider.vendor.orders["h-1"] = worker.execution(owner)._orders._request(0, 1)
+        await submissions.record(queue.database, owner.id, owner.fence, ordinal, Handle("h-1"))
+
+    gate.set()
+    await asyncio.wait_for(running, 20)
+
+    assert [order.resolution for order in await queue.orders(owner.id)] == [None]
+    assert (await queue.row(owner.id)).fence == owner.fence
+
+
+async def test_an_order_that_a_job_like_this_one_took_for_its_own_is_left_to_it(queue: Queue) -> None:
+    worker = a_worker(queue, RESUMABLE, grace=timedelta(0))
+    other = await queue.accept_and_claim()
+    ordinal = await queue.order(other)
+    handle = Handle("h-1")
+
+    async def be_adopted() -> Accepted:
+        await submissions.record(queue.database, other.id, other.fence, ordinal, handle)
+        return Accepted(handle)
+
+    worker.provider.on_submit(be_adopted)
+    row = await worker.run(await queue.accept_and_claim())
+
+    assert (row.status, row.error_code) == (Status.ERROR, ErrorCode.AMBIGUOUS_SUBMISSION)
+    assert worker.provider.vendor.canceled == []
+    assert [order.handle_id for order in await queue.orders(other.id)] == ["h-1"]
 
 
 async def test_an_earlier_order_of_the_same_job_does_not_stand_in_the_way(queue: Queue) -> None:

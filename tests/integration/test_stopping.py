@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from fleek.core.errors import ProviderError, ProviderErrorKind as Kind
 from fleek.core.job import Status
 from fleek.jobs.claim import ClaimedJob
 from fleek.jobs.keeper import Stop
+from fleek.providers.base import Handle
 from fleek.queue.base import Announcement
 from fleek.testing import RESUMABLE, FakeProvider, hold
 
@@ -51,6 +53,23 @@ async def reach(worker: Worker, phase: Phase) -> None:
     vendor = worker.provider.vendor
     reached = {in_submit: vendor.creates, in_poll: vendor.polled, in_store: worker.storage.puts}[phase]
     await wait_until(lambda: reached)
+
+
+async def is_waiting_for_a_lock(queue: Queue) -> bool:
+    """Whether a statement of the product waits for one that the test holds."""
+    return bool(await queue.query("SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock'"))
+
+
+class SlowToCancel(FakeProvider):
+    """One whose answer to a cancel travels for a while."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.gate = asyncio.Event()
+
+    async def cancel(self, handle: Handle) -> None:
+        await super().cancel(handle)
+        await self.gate.wait()
 
 
 class TestStop:
@@ -221,6 +240,60 @@ class TestStop:
         row = await queue.row(job.id)
         assert (row.status, row.reason, row.resuming) == ("in_queue", "interrupted", False)
         assert remote.provider.vendor.creates == []
+
+    @pytest.mark.parametrize(
+        ("why", "status"), [(None, "in_queue"), (Stop.RELEASE, "in_queue"), (Stop.CANCEL, "canceled")]
+    )
+    async def test_nothing_is_ordered_when_the_stop_comes_while_the_intent_is_being_written(
+        self, queue: Queue, remote: Worker, why: Stop | None, status: str
+    ) -> None:
+        job = await queue.accept_and_claim()
+        async with queue.database.begin() as other:
+            await other.execute(text("SELECT FROM jobs FOR UPDATE"))
+            execution, running = remote.begin(job)
+            await wait_until(lambda: is_waiting_for_a_lock(queue))
+            if why is None:
+                execution.wind_down()
+            else:
+                execution.stop(why)
+        await running
+
+        row = await queue.row(job.id)
+        [order] = await queue.orders(job.id)
+        assert remote.provider.vendor.creates == []
+        assert (row.status, row.resuming, order.resolution) == (status, False, "rejected")
+        assert (row.failures, row.deferrals, row.crashes) == (0, 0, 0)
+
+    @pytest.mark.parametrize("why", [Stop.RELEASE, Stop.CANCEL])
+    async def test_a_stop_does_not_keep_a_failed_job_from_ending_whose_order_is_being_canceled(
+        self, queue: Queue, why: Stop
+    ) -> None:
+        provider = SlowToCancel(capabilities=RESUMABLE)
+        provider.on_poll(ProviderError(Kind.RESULT_EXPIRED, "gone"))
+        job = await queue.accept_and_claim()
+        execution, running = Worker(queue, provider).begin(job)
+        await wait_until(lambda: provider.vendor.canceled)
+
+        execution.stop(why)
+        provider.gate.set()
+        await running
+
+        assert (await queue.row(job.id)).status == Status.ERROR
+
+    async def test_what_a_synchronous_paid_provider_has_delivered_is_not_given_up(self, queue: Queue) -> None:
+        capabilities = replace(RESUMABLE, resumable=False, cancel=False, max_outputs=1)
+        worker = Worker(queue, FakeProvider(capabilities=capabilities))
+        job = await queue.accept_and_claim(n=2)
+        execution = worker.execution(job)
+
+        async def stop() -> None:
+            execution.wind_down()
+
+        worker.provider.on_submit(stop)
+        await execution.run()
+
+        assert (await queue.row(job.id)).status == Status.COMPLETED
+        assert [order.resolution for order in await queue.orders(job.id)] == ["result", "result"]
 
     async def test_the_first_reason_to_stop_counts(self, queue: Queue, worker: Worker) -> None:
         in_submit(worker, asyncio.Event())

@@ -179,3 +179,32 @@ async def test_a_worker_without_the_lease_places_no_order(queue: Queue) -> None:
     with pytest.raises(LeaseLost):
         await queue.order(job)
     assert await queue.orders(job.id) == []
+
+
+async def test_an_order_that_a_lost_worker_gives_up_stays_open_for_its_new_owner(queue: Queue) -> None:
+    late = await queue.accept_and_claim()
+    ordinal = await queue.order(late)
+    await queue.put_back(late)
+    owner = await queue.claim_one()
+
+    assert not await submissions.give_up(queue.database, late.id, late.fence, ordinal)
+    assert [order.resolution for order in await queue.orders(late.id)] == [None]
+    assert await submissions.give_up(queue.database, owner.id, owner.fence, ordinal)
+    assert [order.resolution for order in await queue.orders(late.id)] == ["ambiguous"]
+
+
+async def test_an_order_whose_handle_came_at_the_last_moment_is_not_given_up(queue: Queue) -> None:
+    job = await queue.accept_and_claim()
+    ordinal = await queue.order(job, "handle-1")
+
+    assert not await submissions.give_up(queue.database, job.id, job.fence, ordinal)
+    known = await submissions.get_reply(queue.database, job.id, ordinal)
+    assert known.handle is not None
+    assert known.handle.id == "handle-1"
+
+
+async def test_the_reply_to_an_order_of_a_deleted_job_is_nobodys(queue: Queue) -> None:
+    job = await queue.accept_and_claim()
+
+    with pytest.raises(LeaseLost):
+        await submissions.get_reply(queue.database, job.id, 1)

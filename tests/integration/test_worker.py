@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import secrets
 import signal
-import subprocess
-import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +12,7 @@ from typing import Any
 import pytest
 from tests.middle import middle_of
 from tests.queueing import PARAMETERS, Queue, away, wait_until
+from tests.workers import CELERY, FLEEK, START, Start
 
 from fleek.bootstrap import _open_waker
 from fleek.core.errors import ConfigurationError
@@ -31,40 +28,8 @@ from fleek.queue.pubsub import RedisPubSub
 from fleek.settings import load_settings
 from fleek.tasks.runtime import WorkerRuntime
 
-FLEEK = (sys.executable, "-m", "fleek.cli.main", "worker")
-CELERY = (
-    *(sys.executable, "-m", "celery", "-A", "fleek.tasks.celery", "worker"),
-    *("-l", "INFO", "--concurrency", "2"),
-)
 QUICK_RESCUE = {"lease": 0.6, "renew_interval": 0.2, "rescue_interval": 0.2, "rescue_confirm_after": 1.3}
 AWAY = "unix:///no/such/folder/valkey.sock"
-START, STOP = 20, 15
-"""Seconds that a process may take to start, or to stop, on a busy machine."""
-
-
-class WorkerProcess:
-    """A worker as an operator starts one."""
-
-    def __init__(self, command: tuple[str, ...], environment: dict[str, str], log: Path) -> None:
-        self.log = log
-        with log.open("wb") as file:
-            self.process = subprocess.Popen(
-                command, env=environment, stdout=file, stderr=file, cwd=log.parent
-            )
-
-    async def started(self) -> WorkerProcess:
-        await wait_until(lambda: "worker_started" in self.log.read_text(), within=START)
-        return self
-
-    async def ended(self) -> int:
-        await wait_until(lambda: self.process.poll() is not None, within=STOP)
-        return int(self.process.returncode)
-
-    def send(self, number: signal.Signals) -> None:
-        self.process.send_signal(number)
-
-
-Start = Callable[..., WorkerProcess]
 
 
 @pytest.fixture
@@ -88,31 +53,6 @@ async def running(settings: dict[str, Any]) -> AsyncIterator[WorkerRuntime]:
         yield runtime
     finally:
         await asyncio.to_thread(runtime.stop)
-
-
-@pytest.fixture
-def start(queue_url: str, redis_url: str, tmp_path: Path) -> Iterator[Start]:
-    """A function that starts a worker with these settings; killed after the test."""
-    started: list[WorkerProcess] = []
-
-    def start_one(command: tuple[str, ...] = FLEEK, **settings: str) -> WorkerProcess:
-        given = {
-            "home": str(tmp_path / "home"),
-            "secret_key": secrets.token_hex(16),
-            "database_url": queue_url,
-            "redis_url": redis_url,
-            "storage_url": (tmp_path / "media").as_uri(),
-        } | settings
-        plain = {name: value for name, value in os.environ.items() if not name.startswith("FLEEK_")}
-        environment = plain | {f"FLEEK_{name.upper()}": value for name, value in given.items()}
-        log = tmp_path / f"worker-{len(started)}.log"
-        started.append(WorkerProcess(command, environment, log))
-        return started[-1]
-
-    yield start_one
-    for worker in started:
-        worker.process.kill()
-        worker.process.wait()
 
 
 async def accept(queue: Queue, delay: float = 0) -> NewJob:

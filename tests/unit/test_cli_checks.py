@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
-from fleek.cli.checks import judge_disk, judge_models, judge_skew, judge_version
+from fleek.cli.checks import Check, _bounded, judge_disk, judge_models, judge_skew, judge_version
 from fleek.cli.checks_work import judge_ambiguous, judge_leases, judge_pauses, judge_queue, judge_workers
 from fleek.cli.findings import Finding
 from fleek.providers.demo import DemoProvider
 from fleek.providers.registry import build_catalog
+from fleek.settings import Settings, load_settings
 
 _GIB = 1024**3
 CATALOG = build_catalog({}, {"demo": DemoProvider()}, {})
@@ -60,6 +62,11 @@ def paused(model: str, until: datetime | None) -> dict[str, object]:
             "late, the oldest for 70 s: 3 of demo in default",
         ),
         (
+            judge_queue([due(is_late=True, jobs=1001)], [SERVES_DEFAULT], CATALOG),
+            "warning",
+            "late, the oldest for 70 s: more than 1000 of demo in default",
+        ),
+        (
             judge_queue([due(queue="gpu")], [SERVES_DEFAULT], CATALOG),
             "warning",
             "no worker serves the queue of 3 of demo in gpu",
@@ -101,3 +108,16 @@ def test_a_fact_becomes_a_finding_with_a_remedy_unless_all_is_well(
 ) -> None:
     assert (finding.verdict, finding.detail) == (verdict, detail)
     assert (finding.remedy is None) is (verdict == "ok")
+
+
+async def test_what_the_system_says_keeps_the_names_in_it(tmp_path: Path) -> None:
+    async def ask(_: Settings) -> Finding:
+        raise OSError("No answer from /Home/run")
+
+    found = await _bounded(Check("broker", ask, "start it"), load_settings(home=tmp_path))
+
+    assert (found.verdict, found.detail, found.remedy) == (
+        "failed",
+        "no answer from /Home/run",
+        "start it",
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta, timezone
 
-from fleek.core.job import Status
+from fleek.core.job import ErrorCode, Status
 from fleek.jobs.repository import JobFilter
 from fleek.media.repository import MediaFilter
 
@@ -16,6 +16,8 @@ def test_every_list_has_a_scope_of_its_own() -> None:
         JobFilter(),
         MediaFilter(),
         JobFilter(status=Status.ERROR),
+        JobFilter(code=ErrorCode.TIMEOUT),
+        JobFilter(code=ErrorCode.TIMEOUT, status=Status.IN_QUEUE),
         JobFilter(model="error"),
         JobFilter(q="error"),
         JobFilter(created_after=NOON),

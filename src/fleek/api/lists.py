@@ -81,7 +81,10 @@ async def get_list_query(  # noqa: PLR0913  one argument a parameter
     request: Request,
     *,
     status: Annotated[Status | None, Query(description="Of the job")] = None,
-    code: Annotated[ErrorCode | None, Query(description="Of the job's error")] = None,
+    code: Annotated[
+        ErrorCode | None,
+        Query(description="Of the job's error; without `status`: of jobs that ended in error"),
+    ] = None,
     model: Annotated[_Name | None, Query(description="Of the job")] = None,
     q: Annotated[
         _Words | None, Query(description='Words of the prompt, as in a web search: `dawn -fog "red boat"`')

@@ -65,10 +65,15 @@ async def _bounded(check: Check, settings: Settings) -> Finding:
     except FleekError as error:
         found = failed(error.message, check.remedy)
     except OSError as error:
-        found = failed((error.strerror or str(error)).lower(), check.remedy)
+        found = failed(_in_a_sentence(error.strerror or str(error)), check.remedy)
     except Exception as error:  # noqa: BLE001  a check never ends the others
         found = failed(f"{type(error).__name__}: {error}".removesuffix(": "), check.remedy)
     return Finding(check.name, found.verdict, found.detail, found.remedy)
+
+
+def _in_a_sentence(words: str) -> str:
+    """Without the capital that the system begins with; paths in it stay as they are."""
+    return words[:1].lower() + words[1:]
 
 
 async def _check_configuration(settings: Settings) -> Finding:

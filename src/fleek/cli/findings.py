@@ -52,4 +52,9 @@ def failed(detail: str, remedy: str) -> Finding:
 async def connect(settings: Settings) -> Any:  # noqa: ANN401  asyncpg's connection is untyped without its stubs
     """A connection to the configured database; close it."""
     url = make_url(settings.resolved_database_url).set(drivername="postgresql")
-    return await asyncpg.connect(url.render_as_string(hide_password=False), timeout=CHECK_SECONDS)
+    return await asyncpg.connect(
+        url.render_as_string(hide_password=False),
+        timeout=CHECK_SECONDS,
+        # As for every other process: each statement is driven by an index, however large the tables are.
+        server_settings={"application_name": "fleek doctor", "enable_seqscan": "off", "jit": "off"},
+    )

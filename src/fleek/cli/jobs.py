@@ -156,7 +156,7 @@ def cancel_job(  # noqa: PLR0913  one parameter a flag
     """Ask a job to stop, or all jobs that the filters name; a finished one stays as it is."""
     output = Output(as_json)
     selection = Selection(status, code, model, q, created_after, created_before, metadata or (), limit)
-    require_one(job_id, selection, "cancel")
+    require_one(job_id, selection, "cancel", dry_run=dry_run)
     client = open_client(url)
 
     def cancel(one: str) -> Mapping[str, Any]:
@@ -197,7 +197,7 @@ def retry_job(  # noqa: PLR0913  one parameter a flag
     """Run a job again that ended in error or was canceled, or all jobs that the filters name."""
     output = Output(as_json)
     selection = Selection(status, code, model, q, created_after, created_before, metadata or (), limit)
-    require_one(job_id, selection, "retry")
+    require_one(job_id, selection, "retry", dry_run=dry_run)
     client = open_client(url)
     body = {} if max_paid_submissions is None else {"max_paid_submissions": max_paid_submissions}
 

@@ -7,6 +7,7 @@ needs several statements uses `begin`. Nothing holds a connection while it waits
 from __future__ import annotations
 
 import asyncio
+import errno
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
@@ -44,6 +45,7 @@ _UNAVAILABLE = (
     asyncpg.ReadOnlySQLTransactionError,
     asyncpg.TransactionRollbackError,
 )
+_UNREACHABLE = frozenset({errno.EHOSTUNREACH, errno.ENETUNREACH})
 _ROLLED_BACK = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
 _PAUSES_BEFORE_REPEATING = (0.02, 0.1, 0.3)
 """Seconds, before each repetition of what the server rolled back."""
@@ -102,9 +104,11 @@ class Database:
             connect_args=connect_args,
         )
         self._outside = create_async_engine(url, poolclass=NullPool, connect_args=connect_args)
+        self._patience = max(_PING_TIMEOUT, options.connect_timeout)
         self._vigil = Vigil(self._is_silent, self._note_silence)
         self._autocommit = self._engine.execution_options(isolation_level="AUTOCOMMIT")
         self._lost_at = 0.0
+        self._is_used = False
         event.listen(self._engine.sync_engine, "checkout", self._ping_if_idle)
         event.listen(self._engine.sync_engine, "checkout", self._begin_use)
         event.listen(self._engine.sync_engine, "close", self._drop_if_lost)
@@ -149,8 +153,14 @@ class Database:
         return await repeated(once)
 
     async def aclose(self) -> None:
-        """Close every connection."""
+        """Close every connection.
+
+        The pool says farewell on one after the other, and a server that is silent would let each of them
+        wait for `command_timeout`: so it is asked first.
+        """
         await self._vigil.aclose()
+        if self._is_used and await self._is_silent():
+            self._note_silence()
         await self._engine.dispose()
         await self._outside.dispose()
 
@@ -166,6 +176,7 @@ class Database:
             raise InvalidatePoolError from error
 
     def _begin_use(self, _connection: Any, record: Any, _proxy: Any) -> None:  # noqa: ANN401  SQLAlchemy's untyped hook
+        self._is_used = True
         driver = record.info["driver"] = record.driver_connection
         self._vigil.begin(driver)
 
@@ -176,10 +187,10 @@ class Database:
     async def _is_silent(self) -> bool:
         """Whether not even a new connection gets an answer; a refusal is one."""
         try:
-            async with asyncio.timeout(_PING_TIMEOUT), self._outside.connect():
+            async with asyncio.timeout(self._patience), self._outside.connect():
                 return False
-        except OSError:  # TimeoutError is one.
-            return True
+        except OSError as error:
+            return isinstance(error, TimeoutError) or error.errno in _UNREACHABLE
         except (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError):
             return False
 

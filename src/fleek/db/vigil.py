@@ -44,7 +44,7 @@ class Vigil:
             self.end(connection)
         if self._asking is not None:
             self._asking.cancel()
-            with suppress(asyncio.CancelledError):
+            with suppress(asyncio.CancelledError, Exception):
                 await self._asking
 
     def _suspect(self, connection: Any) -> None:  # noqa: ANN401  asyncpg is untyped

@@ -91,6 +91,7 @@ class Execution:
         if self._stop is not None or self._ending:
             return
         self._stop = why
+        self._orders.wind_down()
         if self._task is not None:
             self._task.cancel()
 
@@ -220,6 +221,8 @@ class Execution:
             await self._settle(core.released())
 
     async def _after_error(self, error: Exception) -> None:
+        # A stop that came while an order is being canceled would leave the job to nobody.
+        self._ending = True
         if isinstance(error, DeadlinePassedError):
             await self._settle(core.deadline_passed())
             return
@@ -227,15 +230,15 @@ class Execution:
         jitter = random.random()  # noqa: S311  jitter, no secret
         view = replace(self._job.view, result_waits=self._result_waits)
         transition = core.decide_after_error(view, error, now, jitter)
-        if transition.status is core.Status.ERROR:
-            # Nobody will come back for what is still open: it need not go on, and cost.
-            await self._orders.cancel()
         if not isinstance(error, FleekError):
             self._log.error("attempt_crashed", exc_info=error)
-        await self._settle(transition)
+        if await self._settle(transition) is core.Status.ERROR:
+            # Nobody will come back for what is still open: it need not go on, and cost. Not before the job
+            # has ended: were it somebody else's by now, the order would be theirs too.
+            await self._orders.cancel()
 
-    async def _settle(self, transition: core.Transition) -> None:
-        """Apply the transition that ends this attempt, and tell whom it concerns."""
+    async def _settle(self, transition: core.Transition) -> core.Status | None:
+        """Apply the transition that ends this attempt, and tell whom it concerns; None: not ours any more."""
         self._leave()
         job, database, provider = self._job, self._shop.database, self._model.provider.name
         status = await persistently(
@@ -244,11 +247,12 @@ class Execution:
         status = status or await self._outcome()
         if status is None:
             self._log.warning("lease_lost")
-            return
+            return None
         if status is core.Status.IN_QUEUE:
             self._shop.on_due(transition.delay)
         self._shop.pubsub.announce(Announcement(job.id))
         self._log.info("attempt_ended", status=str(status), reason=str(transition.reason))
+        return status
 
     def _leave(self) -> None:
         """From here on the row is being moved on: no renewal and no stop may interfere."""

@@ -1,7 +1,7 @@
 """Pauses of a model: nothing new of it is claimed, while what is under way goes on.
 
-A 429, a refused key or an empty account pauses a model for a while; an operator pauses it for as long as
-they like. Whoever asked for longer is heeded. Waiting costs no attempt.
+A 429, a refused key or an empty account pauses a model for a while, and never shortens a pause that is
+there. An operator pauses it for as long as they like: what they say last holds. Waiting costs no attempt.
 """
 
 from __future__ import annotations
@@ -39,13 +39,12 @@ ON CONFLICT (provider, model) DO UPDATE SET
 """
 ).bindparams(bindparam("length", type_=Interval(native=True)))
 
+_UNPAUSE = text("DELETE FROM lane_state WHERE provider = :provider AND model = :model")
+
 # Jobs that wait for what paused their model are due at once: their own wait was as long as the pause.
-_RESUME = text(
+_MAKE_DUE = text(
     f"""
-WITH gone AS (
-    DELETE FROM lane_state WHERE provider = :provider AND model = :model
-),
-waiting AS MATERIALIZED (
+WITH waiting AS MATERIALIZED (
     SELECT id FROM jobs
     WHERE status = 'in_queue' AND model = :model AND reason = 'deferred'
       AND error_code IN ('{ErrorCode.THROTTLED}', '{ErrorCode.PROVIDER_AUTH}', '{ErrorCode.QUOTA_EXHAUSTED}')
@@ -91,7 +90,9 @@ class Lanes:
 
     async def resume(self, model: Model) -> int:
         """End any pause of a model; how many jobs had been put off because of one, and are due now."""
-        due = await self._database.fetch_rowcount(_RESUME, _key(model))
+        # Not one statement: a job that was being put off when this began is seen only by a later look.
+        await self._database.fetch_rowcount(_UNPAUSE, _key(model))
+        due = await self._database.fetch_rowcount(_MAKE_DUE, {"model": model.name})
         self._waker.wake(model.queue)
         return due
 

@@ -13,12 +13,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import NoReturn
 
 import structlog
 from sqlalchemy.exc import IntegrityError
 
-from fleek.core.errors import ProviderError, ProviderErrorKind
+from fleek.core.errors import LeaseLost, ProviderError, ProviderErrorKind
 from fleek.core.media import DEFAULT_SIDE, MAX_SEED, OutputFormat
 from fleek.db.session import Database
 from fleek.failpoints import Point, failpoint
@@ -32,6 +31,7 @@ _log = structlog.get_logger(__name__)
 
 _FIRST_POLL, _LONGEST_POLL = 0.5, 5.0
 _POLL_GROWTH = 1.5
+_REJECTED_LATE = "The provider took no order, as its first worker learned late"
 _LOST = "An order may have been placed, and its reply was never seen: check the provider's account"
 
 _ORDER_ENDED = frozenset(
@@ -81,6 +81,7 @@ class Orders:
         self._report_progress = report_progress
         self._claimed = time.monotonic()
         self._takes_orders = True
+        self._has_delivered = False
         self._handles = {o.ordinal: o.handle for o in job.open_orders if o.handle is not None}
         self.costs: dict[int, Decimal] = {}
         """US dollars by the ordinal of an order, as far as the provider said."""
@@ -140,7 +141,8 @@ class Orders:
         capabilities = self._provider.capabilities
         if not (capabilities.paid or capabilities.resumable):
             return _expect_done(await self._provider.submit(request, self._context()))
-        if not self._takes_orders:
+        if not self._takes_orders and (capabilities.resumable or not self._has_delivered):
+            # Where an order's result cannot be asked for again, what was delivered already is not given up.
             raise NoNewOrdersError
         order, reply = await shielded(self._place(request))
         if isinstance(reply, Done):
@@ -156,6 +158,10 @@ class Orders:
             lambda: submissions.intend(self._database, job.id, job.fence, request, provider, self._lease)
         )
         await failpoint(Point.ORDER_AFTER_INTENT)
+        if not (self._takes_orders or self._has_delivered):
+            # Told to stop while the intent was on its way, which can take long: nothing was asked for yet.
+            await self._resolve(order, "rejected")
+            raise NoNewOrdersError
         try:
             async with asyncio.timeout(self._create_timeout()):
                 reply = await self._provider.submit(request, self._context())
@@ -168,7 +174,14 @@ class Orders:
             raise
         await failpoint(Point.ORDER_AFTER_CREATE)
         if isinstance(reply, Accepted):
-            await self._record(order, reply.handle)
+            try:
+                await self._record(order, reply.handle)
+            except IntegrityError:
+                # A job like this one, whose own order was lost, has taken ours for it. What it follows is not
+                # ours to cancel any more.
+                self._handles.pop(order.ordinal, None)
+                _log.warning("order_adopted_elsewhere", job_id=str(job.id))
+                return order, None
             await failpoint(Point.ORDER_AFTER_RECORD)
         return order, reply
 
@@ -203,10 +216,12 @@ class Orders:
         """
         pause = _FIRST_POLL
         while True:
-            handle = await submissions.get_handle_or_none(self._database, self._job.id, order.ordinal)
-            if handle is not None:
-                self._handles[order.ordinal] = handle
-                return handle
+            known = await submissions.get_reply(self._database, self._job.id, order.ordinal)
+            if known.handle is not None:
+                self._handles[order.ordinal] = known.handle
+                return known.handle
+            if known.is_rejected:
+                raise ProviderError(ProviderErrorKind.TRANSIENT, _REJECTED_LATE)
             if await self._adopt(order, request):
                 continue
             if self._time() >= order.intent_at + self._limits.reconcile:
@@ -214,13 +229,20 @@ class Orders:
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_POLL)
 
-    async def _give_up(self, order: OpenOrder) -> NoReturn:
-        """Nobody knows what came of an order: another one only where the model's configuration allows it."""
-        allowed = self._model.max_paid_submissions
-        if allowed > 1 and await self._count_paid(order) < allowed:
-            await self._resolve(order, "ambiguous")
+    async def _give_up(self, order: OpenOrder) -> None:
+        """Nobody knows what came of an order: another one only where the model's configuration allows it.
+
+        Returns where its handle has become known at the last moment; raises in every other case.
+        """
+        job, allowed = self._job, self._model.max_paid_submissions
+        is_last = job.view.failures + 1 >= job.view.max_attempts
+        if is_last or allowed == 1 or await self._count_paid(order) >= allowed:
+            raise ProviderError(ProviderErrorKind.AMBIGUOUS, _LOST)
+        if await persistently(lambda: submissions.give_up(self._database, job.id, job.fence, order.ordinal)):
             raise ProviderError(ProviderErrorKind.TRANSIENT, _LOST)
-        raise ProviderError(ProviderErrorKind.AMBIGUOUS, _LOST)
+        known = await submissions.get_reply(self._database, job.id, order.ordinal)
+        if known.handle is None:
+            raise LeaseLost
 
     async def _count_paid(self, order: OpenOrder) -> int:
         return await persistently(
@@ -293,6 +315,7 @@ class Orders:
             raise _no_outputs()
         if done.cost is not None:
             self.costs[order.ordinal] = done.cost
+        self._has_delivered = True
         return done
 
     def _time(self) -> datetime:

@@ -8,6 +8,7 @@ worker that has lost its lease meanwhile, since losing what was just paid for wo
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -56,10 +57,21 @@ _LIST_OWNED = text(
     "SELECT handle_id FROM submissions WHERE provider = :provider AND handle_id = ANY(CAST(:ids AS text[]))"
 ).bindparams(bindparam("ids", type_=ARRAY(Text)))
 
-_GET_HANDLE = text(
+# Under the claim's own fence: somebody whose lease is lost must not close what its new owner follows.
+_GIVE_UP = text(
     """
-SELECT handle_id, handle FROM submissions
-WHERE job_id = :id AND ordinal = :ordinal AND handle IS NOT NULL
+WITH job AS (
+    SELECT id FROM jobs WHERE id = :id AND fence = :fence AND status = 'processing' FOR UPDATE
+)
+UPDATE submissions SET resolved_at = clock_timestamp(), resolution = 'ambiguous'
+FROM job
+WHERE job_id = job.id AND ordinal = :ordinal AND handle IS NULL AND resolved_at IS NULL
+"""
+).bindparams(bindparam("id", type_=PG_UUID))
+
+_GET_REPLY = text(
+    """
+SELECT handle_id, handle, resolution FROM submissions WHERE job_id = :id AND ordinal = :ordinal
 """
 ).columns(handle=JSONB)
 
@@ -132,10 +144,28 @@ async def list_owned(database: Database, provider: str, handle_ids: Sequence[str
     return frozenset(row.handle_id for row in rows)
 
 
-async def get_handle_or_none(database: Database, job_id: UUID, ordinal: int) -> Handle | None:
-    """The handle of an order, which its first worker may have written after losing the lease."""
-    row = await database.fetch_one(_GET_HANDLE, {"id": job_id, "ordinal": ordinal})
-    return None if row is None else Handle(row.handle_id, row.handle)
+@dataclass(frozen=True, slots=True)
+class KnownReply:
+    """What is written down of an order's reply."""
+
+    handle: Handle | None
+    is_rejected: bool
+    """The provider took nothing: it may be ordered anew."""
+
+
+async def get_reply(database: Database, job_id: UUID, ordinal: int) -> KnownReply:
+    """What came of an order, which its first worker may have written down after losing the lease."""
+    row = await database.fetch_one(_GET_REPLY, {"id": job_id, "ordinal": ordinal})
+    if row is None:
+        raise LeaseLost
+    handle = None if row.handle_id is None else Handle(row.handle_id, row.handle)
+    return KnownReply(handle, row.resolution == "rejected")
+
+
+async def give_up(database: Database, job_id: UUID, fence: int, ordinal: int) -> bool:
+    """Close an order of our own claim whose handle nobody knows, as ambiguous; whether that was done."""
+    given = {"id": job_id, "fence": fence, "ordinal": ordinal}
+    return bool(await database.fetch_rowcount(_GIVE_UP, given))
 
 
 async def record(database: Database, job_id: UUID, fence: int, ordinal: int, handle: Handle) -> None:

@@ -38,11 +38,13 @@ class ListFilter:
     created_before: datetime | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     code: ErrorCode | None = None
-    """Of the job's error: why it ended, or why its last attempt did not count."""
+    """Of the job's error: why it ended. Without a `status` of its own it means jobs that ended in error."""
 
     def parameters(self) -> dict[str, Any]:
         """The given filters, each as the value that its condition binds, if it binds one."""
-        has_failed = self.status is Status.ERROR
+        # A job in the queue has the error of its last attempt. To look for a code among all jobs would
+        # be to walk over every completed one, so such jobs are found where the status asks for them.
+        has_failed = self.status is Status.ERROR or (self.status is None and self.code is not None)
         values = {
             "status": None if has_failed else self.status,
             "failed": has_failed or None,

@@ -30,6 +30,7 @@ _SHORTEST_DEADLINE = timedelta(seconds=5)
 _SCHEMA_LIFE, _UNKNOWN_LIFE = 3600.0, 600.0
 """Seconds after which a model's schema is asked for again, where there was one and where there was none."""
 _ID = re.compile(r"[A-Za-z0-9_-]{1,100}")
+_SILENT = "Replicate does not answer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,9 @@ class Patience:
     """Seconds that Replicate gets to answer, and to recover."""
 
     create: float = 10.0
+    schema: float = 8.0
+    """For all tries to learn what a model takes. Together with a create it must stay below the time in which
+    the engine waits for an order: past that, the order counts as one whose answer was lost."""
     question: float = 10.0
     cancel: float = 5.0
     pause: float = 0.25
@@ -121,7 +125,7 @@ class ReplicateApi:
         known, until = self._schemas.get(path, (None, 0.0))
         if time.monotonic() < until:
             return known
-        reply = await self._ask(path)
+        reply = await self._ask_for_schema(path)
         if reply.status != HTTPStatus.OK and not await says_unknown(reply):
             raise await error_of_question(reply)
         found = InputSchema.read(await reply.json()) if reply.status == HTTPStatus.OK else None
@@ -133,6 +137,14 @@ class ReplicateApi:
         """Close the connections."""
         await self._client.aclose()
 
+    async def _ask_for_schema(self, path: str) -> Reply:
+        """Asked before an order is placed, and so bounded as a whole: nothing was ordered when it fails."""
+        try:
+            async with asyncio.timeout(self._patience.schema):
+                return await self._ask(path)
+        except TimeoutError as error:
+            raise ProviderError(ProviderErrorKind.TRANSIENT, _SILENT) from error
+
     async def _ask(self, path: str, query: Mapping[str, str] | None = None) -> Reply:
         """A question; what got lost on the way, or a server's hiccup, is asked again after a moment."""
         pause = self._patience.pause
@@ -141,7 +153,7 @@ class ReplicateApi:
                 reply = await self._client.send("GET", path, query=query, seconds=self._patience.question)
             except (NotSentError, ReplyLostError) as error:
                 if not tries_left:
-                    raise ProviderError(ProviderErrorKind.TRANSIENT, "Replicate does not answer") from error
+                    raise ProviderError(ProviderErrorKind.TRANSIENT, _SILENT) from error
             else:
                 if reply.status < HTTPStatus.INTERNAL_SERVER_ERROR or not tries_left:
                     return reply

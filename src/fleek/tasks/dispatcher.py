@@ -27,8 +27,8 @@ _MAX_BATCH = 32
 _PAUSE_WITHOUT_DATABASE = 1.0
 _PAUSE_AFTER_NOTHING = 0.01
 """Seconds. Wake-ups that piled up while nobody listened then cost a few empty claims, not one each."""
-_END_TIMEOUT = 5.0
-"""Seconds that released executions get to write their end."""
+_END_TIMEOUT = 8.0
+"""Seconds that released executions get to end: one that is canceling an order takes up to five for that."""
 
 
 class Runnable(Protocol):
@@ -78,8 +78,9 @@ class Dispatcher:
         self._running: dict[asyncio.Task[None], _Running] = {}
         self._look = asyncio.Event()
         self._stopping = False
+        self._stopped_at = 0.0
+        self._hurry = asyncio.Event()
         self._rung: set[str] = set()
-        self._released: set[str] = set()
         self._passed_on: dict[str, float] = {}
         self._celery_task_id: str | None = None
         self._loop = asyncio.get_running_loop()
@@ -106,27 +107,44 @@ class Dispatcher:
         self._claiming = asyncio.create_task(self._claim_forever(), name="dispatcher")
 
     async def stop(self, grace: timedelta) -> None:
-        """Stop claiming at once, let jobs finish for `grace`, then give the rest back."""
+        """Stop claiming at once, let jobs finish for `grace` from then on, then give the rest back."""
         self.begin_stop()
         if self._claiming is not None:
             await self._claiming
         if self._running:
-            await asyncio.wait(self._running, timeout=grace.total_seconds())
+            await self._let_finish(self._stopped_at + grace.total_seconds())
         if self._running:
             _log.info("jobs_released", jobs=len(self._running))
             self._release(self._running.values())
             # An order that is being placed is not interrupted: its reply must not be lost.
-            left = max(self._create_timeout - grace, timedelta(0))
-            await asyncio.wait(self._running, timeout=_END_TIMEOUT + left.total_seconds())
-        for queue in self._released:
-            self._waker.wake(queue)
+            placed = self._stopped_at + self._create_timeout.total_seconds()
+            await asyncio.wait(self._running, timeout=max(placed - self._loop.time(), 0) + _END_TIMEOUT)
 
     def begin_stop(self) -> None:
         """Claim nothing more, and place no new orders."""
+        if self._stopping:
+            return
         self._stopping = True
+        self._stopped_at = self._loop.time()
         self._look.set()
         for one in self._running.values():
             one.runnable.wind_down()
+
+    def end_grace(self) -> None:
+        """Wait no longer for jobs to finish: they are given back as soon as `stop` is called, or now."""
+        self.begin_stop()
+        self._hurry.set()
+
+    async def _let_finish(self, until: float) -> None:
+        """Until nothing runs any more, the loop's clock shows `until`, or nobody wants to wait."""
+        ends = [
+            asyncio.ensure_future(asyncio.wait(set(self._running))),
+            asyncio.ensure_future(self._hurry.wait()),
+        ]
+        seconds = max(until - self._loop.time(), 0)
+        await asyncio.wait(ends, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        for end in ends:
+            end.cancel()
 
     def _on_wake(self, queue: str, celery_task_id: str | None) -> None:
         self._rung.add(queue)
@@ -208,12 +226,14 @@ class Dispatcher:
     def _release(self, running: Iterable[_Running]) -> None:
         for one in running:
             one.runnable.stop(Stop.RELEASE)
-            self._released.add(one.queue)
 
     def _on_end(self, task: asyncio.Task[None]) -> None:
         was_full = len(self._running) >= self._slots
-        del self._running[task]
-        if was_full:
+        ended = self._running.pop(task)
+        if self._stopping:
+            # The job may have been given back, and this process claims nothing any more.
+            self._waker.wake(ended.queue)
+        elif was_full:
             self._look.set()
         if not task.cancelled() and task.exception() is not None:
             _log.error("execution_crashed", exc_info=task.exception())

@@ -58,10 +58,15 @@ class WorkerRuntime:
         if self._dispatcher is not None:
             self._dispatcher.wake_from_thread(queue, celery_task_id)
 
-    def begin_stop(self) -> None:
-        """Claim nothing more; safe to call from a signal handler's thread, and more than once."""
-        if self._loop is not None and self._dispatcher is not None and self._loop.is_running():
-            self._loop.call_soon_threadsafe(self._dispatcher.begin_stop)
+    def begin_stop(self, *, at_once: bool = False) -> None:
+        """Claim nothing more; `at_once`: and let no job use the grace time, or what is left of it.
+
+        Safe to call in a signal handler, and more than once.
+        """
+        dispatcher = self._dispatcher
+        if self._loop is not None and dispatcher is not None and self._loop.is_running():
+            act = dispatcher.end_grace if at_once else dispatcher.begin_stop
+            self._loop.call_soon_threadsafe(act)
 
     def stop(self, grace: float | None = None) -> None:
         """Let jobs finish for `grace` seconds (None: as configured), give the rest back, and end the loop."""

@@ -33,9 +33,12 @@ class RuntimeStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery is u
         """Give back what runs, at once: Celery's cold shutdown, as SIGQUIT asks for it."""
         self.runtime.stop(grace=0)
 
-    def _on_shutting_down(self, **_: object) -> None:
-        """A signal came: stop claiming at once, while Celery still winds down."""
-        self.runtime.begin_stop()
+    def _on_shutting_down(self, how: str = "Warm", **_: object) -> None:
+        """A signal came: stop claiming at once, while Celery still winds down.
+
+        A cold shutdown during a warm one is told to nobody else: the grace time ends with it.
+        """
+        self.runtime.begin_stop(at_once=how == "Cold")
 
 
 def create_worker_app(settings: Settings) -> Celery:
