@@ -6,22 +6,26 @@ import asyncio
 from collections.abc import AsyncIterable, AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 from fleek.jobs.claim import ClaimedJob
 from fleek.jobs.execution import Execution, Workshop
 from fleek.jobs.keeper import LeaseKeeper
 from fleek.jobs.orders import OrderLimits
 from fleek.media.images import ImageWorker
-from fleek.providers.base import Provider
+from fleek.providers.base import Capabilities, Provider
 from fleek.providers.registry import Model
 from fleek.storage.base import ObjectInfo, ObjectStorage, SignedUrl, StorageError
 from fleek.storage.object_store import open_storage
 from fleek.storage.signed_urls import UrlSigner
-from fleek.testing import FakeProvider, RecordingPubSub
+from fleek.testing import RESUMABLE, FakeProvider, FakeVendor, RecordingPubSub
 from tests.queueing import FAKE, LEASE, Queue
 
 MAX_BYTES = 1_000_000
+PAID_AT_ONCE = Capabilities(paid=True, seed=True, max_outputs=8)
+"""A backend that keeps nothing: it answers with its outputs, for money."""
 
 
 class UnreliableStorage:
@@ -123,3 +127,20 @@ class Worker:
         """Claim the one job that is due now, whatever it waits for, and run it; its row after that."""
         await self.queue.make_due()
         return await self.run(await self.queue.claim_one())
+
+
+def paid_worker(queue: Queue) -> Worker:
+    """A worker over a backend that takes three outputs an order, for money."""
+    vendor = FakeVendor(price=Decimal("0.003"))
+    return Worker(queue, FakeProvider(vendor, capabilities=replace(RESUMABLE, max_outputs=3)))
+
+
+def second(worker: Worker) -> Worker:
+    """Another worker process that talks to the same backend."""
+    other = FakeProvider(worker.provider.vendor, capabilities=worker.provider.capabilities)
+    return Worker(worker.queue, other)
+
+
+async def resolutions(queue: Queue, job_id: UUID) -> list[str | None]:
+    """How the orders of a job ended, by ordinal; None for those that are open."""
+    return [order.resolution for order in await queue.orders(job_id)]

@@ -38,6 +38,7 @@ from fleek.media import models as _media  # noqa: F401  registers its tables
 from fleek.media.images import ImageWorker
 from fleek.media.service import MediaService
 from fleek.media.variants import VariantMaker
+from fleek.providers.base import Provider
 from fleek.providers.registry import Catalog, Model, build_catalog, load_providers
 from fleek.queue.base import Waker, describe_worker
 from fleek.queue.celery_app import CeleryWaker, create_celery_app
@@ -51,6 +52,7 @@ _log = structlog.get_logger(__name__)
 
 _SECRET_BYTES = 32
 _MIN_SECRET = 16
+_CLOSE_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,8 +248,17 @@ def _open_waker(stack: AsyncExitStack, settings: Settings) -> Waker:
 async def _open_catalog(stack: AsyncExitStack, settings: Settings) -> Catalog:
     loaded = load_providers(settings.providers)
     for provider in loaded.providers.values():
-        stack.push_async_callback(provider.aclose)
+        stack.push_async_callback(_close, provider)
     return build_catalog(settings.models, loaded.providers, loaded.unavailable)
+
+
+async def _close(provider: Provider, within: float = _CLOSE_SECONDS) -> None:
+    """Anybody may write a provider: one that fails at its end, or has none, does not keep the process."""
+    try:
+        async with asyncio.timeout(within):
+            await provider.aclose()
+    except Exception as error:  # noqa: BLE001  see above
+        _log.warning("provider_close_failed", provider=provider.name, error=type(error).__name__)
 
 
 def _build_claimer(database: Database, catalog: Catalog, worker: str, lease: timedelta) -> Claimer:

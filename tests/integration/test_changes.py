@@ -339,6 +339,7 @@ class TestLostOrders:
             for resolution in resolutions:
                 ordinal = await queue.order(job, first_index=index)
                 await submissions.resolve(queue.database, job.id, ordinal, resolution)
+        await queue.apply(job, core.failed(ErrorCode.CONTENT_REFUSED, "no"))
 
         lost = await changes.get_lost_orders_or_none(queue.database, LOCAL_OWNER, job.id)
         assert lost == LostOrders(job.fence, job.model, paid=2)
@@ -348,6 +349,7 @@ class TestLostOrders:
         job = await queue.accept_and_claim()
         ordinal = await queue.order(job)
         await submissions.resolve(queue.database, job.id, ordinal, "failed")
+        await queue.apply(job, core.failed(ErrorCode.CONTENT_REFUSED, "no"))
 
         lost = await changes.get_lost_orders_or_none(queue.database, LOCAL_OWNER, job.id)
         assert lost == LostOrders(job.fence, job.model, paid=0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -73,6 +74,29 @@ def test_the_schema_goes_up_down_to_nothing_and_up_again(create_database: Create
     assert after is None
     assert definitions(url) == first
     assert asyncio.run(migrate.current(url)) == migrate.head()
+
+
+@pytest.mark.slow
+def test_a_server_that_does_not_tell_the_revision_is_given_up(create_database: CreateDatabase) -> None:
+    async def ask_while_locked(url: str) -> None:
+        engine = create_async_engine(url, poolclass=NullPool)
+        async with engine.connect() as connection:
+            await connection.execute(text("LOCK TABLE alembic_version"))
+            try:
+                async with asyncio.timeout(30):
+                    await migrate.current(url)
+            finally:
+                await connection.rollback()
+        await engine.dispose()
+
+    url = create_database(BARE)
+    migrate.upgrade(url)
+    began = time.monotonic()
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(ask_while_locked(url))
+
+    assert time.monotonic() - began < 20
 
 
 def test_the_schema_goes_down_by_steps(create_database: CreateDatabase, template_database: str) -> None:

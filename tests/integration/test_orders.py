@@ -6,10 +6,9 @@ import asyncio
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
-from typing import Any
 
 import pytest
-from tests.executing import Worker
+from tests.executing import PAID_AT_ONCE, Worker, paid_worker, resolutions, second
 from tests.queueing import PARAMETERS, Queue, wait_until
 
 from fleek.core.errors import ProviderError, ProviderErrorKind as Kind
@@ -20,24 +19,11 @@ from fleek.jobs.keeper import Stop
 from fleek.providers.base import Accepted, Capabilities, Handle
 from fleek.testing import RESUMABLE, FakeProvider, FakeVendor, fake_picture, hold
 
-PAID_AT_ONCE = Capabilities(paid=True, seed=True, max_outputs=8)
-
-
-def second(worker: Worker) -> Worker:
-    """Another worker process that talks to the same backend."""
-    other = FakeProvider(worker.provider.vendor, capabilities=worker.provider.capabilities)
-    return Worker(worker.queue, other)
-
 
 @pytest.fixture
 def worker(queue: Queue) -> Worker:
     """A worker over a backend that takes three outputs an order, for money."""
-    vendor = FakeVendor(price=Decimal("0.003"))
-    return Worker(queue, FakeProvider(vendor, capabilities=replace(RESUMABLE, max_outputs=3)))
-
-
-async def resolutions(queue: Queue, job_id: Any) -> list[str | None]:
-    return [order.resolution for order in await queue.orders(job_id)]
+    return paid_worker(queue)
 
 
 class TestPlacing:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from datetime import timedelta
-from decimal import Decimal
-from typing import Any
 
 import pytest
-from tests.executing import Worker, fake_model
+from tests.executing import PAID_AT_ONCE, Worker, fake_model, paid_worker, resolutions, second
 from tests.queueing import LEASE, Queue, wait_until
 
 from fleek.core.errors import ProviderError, ProviderErrorKind as Kind
@@ -22,24 +20,12 @@ from fleek.providers.base import Capabilities, Done, GenerationRequest, Handle, 
 from fleek.testing import RESUMABLE, FakeProvider, FakeVendor, fake_picture, hold
 
 FIRST_REQUEST = GenerationRequest("fake", "vendor/fake", "a lighthouse at dawn", seed=7)
-PAID_AT_ONCE = Capabilities(paid=True, seed=True, max_outputs=8)
-
-
-def second(worker: Worker) -> Worker:
-    """Another worker process that talks to the same backend."""
-    other = FakeProvider(worker.provider.vendor, capabilities=worker.provider.capabilities)
-    return Worker(worker.queue, other)
 
 
 @pytest.fixture
 def worker(queue: Queue) -> Worker:
     """A worker over a backend that takes three outputs an order, for money."""
-    vendor = FakeVendor(price=Decimal("0.003"))
-    return Worker(queue, FakeProvider(vendor, capabilities=replace(RESUMABLE, max_outputs=3)))
-
-
-async def resolutions(queue: Queue, job_id: Any) -> list[str | None]:
-    return [order.resolution for order in await queue.orders(job_id)]
+    return paid_worker(queue)
 
 
 def open_gate() -> asyncio.Event:
@@ -259,6 +245,28 @@ class TestCancel:
         await asyncio.wait_for(orders.cancel(), timeout=2)
 
         assert provider.vendor.canceled == ["h-1"]
+
+    async def test_a_worker_that_gives_up_a_job_which_it_has_lost_leaves_the_order_to_the_next(
+        self, queue: Queue
+    ) -> None:
+        provider = FakeProvider(capabilities=RESUMABLE)
+        gate = asyncio.Event()
+
+        async def break_off() -> None:
+            await gate.wait()
+            raise ProviderError(Kind.TRANSIENT, "the connection broke")
+
+        provider.on_poll(break_off)
+        job = await queue.accept_and_claim(max_attempts=1)
+        _, running = Worker(queue, provider).begin(job)
+        await wait_until(lambda: provider.vendor.polled)
+        await queue.put_back(job)
+        again = await queue.claim_one()
+        gate.set()
+        await running
+
+        assert provider.vendor.canceled == []
+        assert (await Worker(queue, provider).run(again)).status == Status.COMPLETED
 
     async def test_every_open_order_is_canceled(self, queue: Queue, worker: Worker) -> None:
         worker.provider.on_poll(hold(open_gate()), hold(asyncio.Event()))

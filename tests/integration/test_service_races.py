@@ -13,11 +13,12 @@ from tests.queueing import Queue
 
 from fleek.core import job as core
 from fleek.core.cursor import CursorCodec
-from fleek.core.errors import DatabaseUnavailable, IdempotencyInFlight, JobNotRetryable
+from fleek.core.errors import DatabaseUnavailable, IdempotencyInFlight, JobNotRetryable, WouldPayAgain
 from fleek.core.job import ErrorCode, Status
 from fleek.core.owner import LOCAL_OWNER
 from fleek.core.urls import Urls
 from fleek.db.session import Database
+from fleek.jobs import submissions
 from fleek.jobs.caretakers import Rescuer
 from fleek.jobs.changes import Idempotency
 from fleek.jobs.schemas import GenerateRequest, RetryRequest
@@ -117,6 +118,34 @@ async def test_of_two_retries_with_different_keys_the_later_is_refused(
 
     with pytest.raises(JobNotRetryable):
         await service.retry(LOCAL_OWNER, job.id, RetryRequest(), URLS, idempotency=KEY)
+
+
+async def test_a_job_that_loses_an_order_just_after_its_orders_were_counted_is_not_ordered_again(
+    queue: Queue, database: Interrupted, service: JobService
+) -> None:
+    job = await queue.accept_and_claim()
+    await queue.order(job)
+    lost = core.failed(ErrorCode.AMBIGUOUS_SUBMISSION, "?")
+    database.after = ("HAVING bool_or", lambda: queue.apply(job, lost))
+
+    with pytest.raises(JobNotRetryable):
+        await service.retry(LOCAL_OWNER, job.id, RetryRequest(), URLS)
+    with pytest.raises(WouldPayAgain):
+        await service.retry(LOCAL_OWNER, job.id, RetryRequest(), URLS)
+
+    assert await queue.claim() == []
+
+
+async def test_a_completed_job_whose_first_order_was_lost_is_refused_as_completed(
+    queue: Queue, service: JobService
+) -> None:
+    job = await queue.accept_and_claim()
+    ordinal = await queue.order(job)
+    await submissions.resolve(queue.database, job.id, ordinal, "ambiguous")
+    await queue.finish(job)
+
+    with pytest.raises(JobNotRetryable):
+        await service.retry(LOCAL_OWNER, job.id, RetryRequest(), URLS)
 
 
 async def test_a_cancel_of_a_waiting_job_with_an_open_order_wakes_somebody_to_cancel_it(

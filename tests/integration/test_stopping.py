@@ -16,9 +16,12 @@ from fleek.core.errors import ProviderError, ProviderErrorKind as Kind
 from fleek.core.job import Status
 from fleek.jobs.claim import ClaimedJob
 from fleek.jobs.keeper import Stop
-from fleek.providers.base import Handle
+from fleek.providers.base import Capabilities, Handle
 from fleek.queue.base import Announcement
 from fleek.testing import RESUMABLE, FakeProvider, hold
+
+AT_ONCE = replace(RESUMABLE, resumable=False, cancel=False)
+"""A backend that charges, and answers with its outputs or never."""
 
 
 @pytest.fixture
@@ -280,9 +283,32 @@ class TestStop:
 
         assert (await queue.row(job.id)).status == Status.ERROR
 
+    @pytest.mark.parametrize("why", [None, Stop.RELEASE, Stop.CANCEL])
+    @pytest.mark.parametrize("capabilities", [RESUMABLE, AT_ONCE])
+    async def test_a_stop_between_two_orders_keeps_what_could_not_be_asked_for_again_and_places_nothing_else(
+        self, queue: Queue, capabilities: Capabilities, why: Stop | None
+    ) -> None:
+        worker = Worker(queue, FakeProvider(capabilities=replace(capabilities, max_outputs=1)))
+        worker.storage.hold = asyncio.Event()
+        job = await queue.accept_and_claim(n=2)
+        execution, running = worker.begin(job)
+        await reach(worker, in_store)
+        async with queue.database.begin() as other:
+            await other.execute(text("SELECT FROM jobs FOR UPDATE"))
+            worker.storage.hold.set()
+            await wait_until(lambda: is_waiting_for_a_lock(queue))
+            if why is None:
+                execution.wind_down()
+            else:
+                execution.stop(why)
+        await running
+
+        goes_on = why is None and not capabilities.resumable
+        assert len(worker.provider.vendor.creates) == (2 if goes_on else 1)
+        assert ((await queue.row(job.id)).status == Status.COMPLETED) is goes_on
+
     async def test_what_a_synchronous_paid_provider_has_delivered_is_not_given_up(self, queue: Queue) -> None:
-        capabilities = replace(RESUMABLE, resumable=False, cancel=False, max_outputs=1)
-        worker = Worker(queue, FakeProvider(capabilities=capabilities))
+        worker = Worker(queue, FakeProvider(capabilities=replace(AT_ONCE, max_outputs=1)))
         job = await queue.accept_and_claim(n=2)
         execution = worker.execution(job)
 

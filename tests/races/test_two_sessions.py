@@ -88,6 +88,10 @@ async def record(database: Database, job: ClaimedJob) -> None:
     await submissions.record(database, job.id, job.fence, 1, Handle(f"h-{job.id}"))
 
 
+async def give_up(database: Database, job: ClaimedJob) -> bool:
+    return await submissions.give_up(database, job.id, job.fence, ordinal=1)
+
+
 async def is_waiting(queue: Queue, count: int) -> bool:
     """Whether so many sessions wait for a lock."""
     rows = await queue.query(
@@ -393,6 +397,18 @@ class TestFinishAgainstFinish:
 
         assert results[0]
         assert not results[1]
+
+
+class TestHandleAgainstGivingUp:
+    async def test_an_order_whose_handle_is_being_recorded_is_not_given_up(
+        self, queue: Queue, sessions: tuple[Database, Database]
+    ) -> None:
+        job = await queue.accept_and_claim()
+        await queue.order(job)
+
+        assert await in_turn(queue, job, sessions, record, give_up) == (None, False)
+        [order] = await queue.orders(job.id)
+        assert (order.handle_id, order.resolution) == (f"h-{job.id}", None)
 
 
 class TestRetryAgainstRetry:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -211,6 +212,20 @@ def test_a_retry_that_would_come_after_the_deadline_is_not_made(error: Exception
     assert transition.error is not None
     assert transition.error.code is ErrorCode.DEADLINE_PASSED
     assert transition.error.message.endswith("; last: busy")
+
+
+@pytest.mark.parametrize(("late_by", "is_over"), [(59, False), (60, True)])
+def test_a_result_that_cannot_be_stored_waits_an_hour_after_the_deadline_and_ends_as_what_failed(
+    late_by: int, *, is_over: bool
+) -> None:
+    view = replace(VIEW, deadline_at=NOW - timedelta(minutes=late_by), result_waits=True)
+
+    transition = core.decide_after_error(view, StorageUnavailable(), NOW, 0.5)
+
+    assert transition.status is (Status.ERROR if is_over else Status.IN_QUEUE)
+    assert transition.error is not None
+    assert transition.error.code is ErrorCode.STORAGE_UNAVAILABLE
+    assert transition.failures == 0
 
 
 @given(st.integers(0, MAX_CRASHES - 1), st.booleans())

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, Mapping
 
 from fastapi import Request
 from pydantic import BaseModel
 from starlette.responses import Response, StreamingResponse
-from starlette.types import Send
+from starlette.types import Message, Send
 
 from fleek.api.headers import has_tag
 
@@ -19,13 +20,30 @@ _REVALIDATE = "private, no-cache"
 class ClosingStream(StreamingResponse):
     """A stream whose source is closed at once when the client leaves, not whenever it is collected."""
 
+    patience = 120.0
+    """Seconds in which the client has to take the next piece; one that never reads has left, too."""
+
     async def stream_response(self, send: Send) -> None:
         """Send all of it, then close the source, however the sending ended."""
+
+        async def send_in_time(message: Message) -> None:
+            try:
+                async with asyncio.timeout(self.patience):
+                    await send(message)
+            except TimeoutError as error:
+                raise _FrozenReaderError from error
+
         try:
-            await super().stream_response(send)
+            await super().stream_response(send_in_time)
+        except _FrozenReaderError:
+            pass  # The server closes a connection whose answer has no end.
         finally:
             if isinstance(self.body_iterator, AsyncGenerator):
                 await self.body_iterator.aclose()
+
+
+class _FrozenReaderError(Exception):
+    """The client does not take what it asked for."""
 
 
 def answer(model: BaseModel, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

@@ -35,6 +35,7 @@ AllOption = typer.Option("--all", help="All of them, whatever --limit says")
 DryRunOption = typer.Option("--dry-run", help="Only list the jobs that are meant")
 YesOption = typer.Option("--yes", help="Do not ask")
 
+_USUAL = {"retry": Status.ERROR, "cancel": Status.IN_QUEUE}
 _PAGE = 100
 """The most that one request may ask for."""
 _AT_ONCE = 4
@@ -95,7 +96,7 @@ class Selection:
 
 def require_one(job_id: str | None, selection: Selection, verb: str, *, dry_run: bool) -> None:
     """Raise a usage error unless either one job or a filter is named."""
-    hint = f"`fleek jobs {verb} ID`, or `fleek jobs {verb} --status error --code CODE`"
+    hint = f"`fleek jobs {verb} ID`, or `fleek jobs {verb} --status {_USUAL[verb]} --model NAME`"
     if job_id is None:
         if not selection.query:
             raise usage_error(f"{verb} needs the id of a job, or a filter", hint)

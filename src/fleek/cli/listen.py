@@ -85,8 +85,9 @@ async def answers_ready(address: tuple[str, int]) -> bool:
     """Whether `/readyz` of the api at `address` answers 200."""
     host, port = _ANY_ADDRESS.get(address[0], address[0]), address[1]
     try:
-        reader, writer = await asyncio.open_connection(host, port)
-    except OSError:
+        async with asyncio.timeout(_ANSWER_SECONDS):
+            reader, writer = await asyncio.open_connection(host, port)
+    except OSError:  # TimeoutError is one.
         return False
     try:
         name = f"[{host}]" if ":" in host else host

@@ -9,7 +9,7 @@ import typer
 
 from fleek.cli.client import UrlOption, model_path, open_client
 from fleek.cli.generate import parse_duration
-from fleek.cli.output import JsonOption, Output
+from fleek.cli.output import JsonOption, Output, clean
 
 app = typer.Typer(help="What can generate, what it takes, and whether it may", rich_markup_mode=None)
 
@@ -92,7 +92,7 @@ def _print_pause(output: Output, model: Mapping[str, Any]) -> None:
     if output.as_json:
         output.document(model)
     else:
-        output.data(f"{model['name']}\t{_pause(model) or 'not paused'}")
+        output.data(f"{model['name']}\t{clean(_pause(model)) or 'not paused'}")
 
 
 def _pause(model: Mapping[str, Any]) -> str:

@@ -253,6 +253,11 @@ def _after_provider_error(job: JobView, error: ProviderError, now: datetime, jit
     return _defer(job, job_error, now, jitter, at_least=at_least, pause_lane=at_least)
 
 
+def _result_lost(error: JobError) -> Transition:
+    """What was made could not be taken over for so long that its provider does not keep it any more."""
+    return failed(error.code, f"The result could not be stored in time; last: {error.message}")
+
+
 def _is_too_late(job: JobView, due: datetime) -> bool:
     """Whether an attempt that is due then is not worth waiting for."""
     patience = RESULT_PATIENCE if job.result_waits else timedelta(0)
@@ -283,7 +288,8 @@ def _defer(  # noqa: PLR0913  a deferral is described by this much
     """Not the job's fault: wait, and count nothing against its budget."""
     delay = retry.deferral(job.deferrals + 1, at_least, jitter)
     if _is_too_late(job, now + delay):
-        return deadline_passed(error.message)
+        is_lost = error.code is ErrorCode.STORAGE_UNAVAILABLE
+        return _result_lost(error) if is_lost else deadline_passed(error.message)
     return Transition(
         Status.IN_QUEUE, Reason.DEFERRED, delay=delay, deferrals=1, error=error, pause_lane=pause_lane
     )

@@ -11,6 +11,8 @@ from alembic.script import ScriptDirectory
 from sqlalchemy.engine import make_url
 
 _SCRIPTS = Path(__file__).parent / "migrations"
+_ANSWER_SECONDS, _FAREWELL_SECONDS = 5, 1
+"""A server that has gone silent is given up after these."""
 
 
 def _config(url: str) -> Config:
@@ -42,10 +44,12 @@ def downgrade(url: str, revision: str) -> None:
 async def current(url: str) -> str | None:
     """The revision of a database, or None where it holds no schema of Fleek's."""
     parsed = make_url(url).set(drivername="postgresql")
-    connection = await asyncpg.connect(parsed.render_as_string(hide_password=False), timeout=5)
+    connection = await asyncpg.connect(
+        parsed.render_as_string(hide_password=False), timeout=_ANSWER_SECONDS, command_timeout=_ANSWER_SECONDS
+    )
     try:
         if await connection.fetchval("SELECT to_regclass('alembic_version')") is None:
             return None
         return str(await connection.fetchval("SELECT version_num FROM alembic_version") or "") or None
     finally:
-        await connection.close()
+        await connection.close(timeout=_FAREWELL_SECONDS)

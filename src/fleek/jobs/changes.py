@@ -157,7 +157,7 @@ key AS (
 # Of each output for which an order was never heard of again: how many may have to be paid by now.
 _COUNT_LOST = text(
     """
-SELECT fence, model, (
+SELECT CASE WHEN status IN ('error', 'canceled') THEN fence END AS fence, model, (
     SELECT max(paid) FROM (
         SELECT count(*) FILTER (WHERE resolution IS DISTINCT FROM 'rejected') AS paid
         FROM submissions WHERE job_id = jobs.id
@@ -282,12 +282,17 @@ async def cancel(database: Database, owner: str, job_id: UUID) -> Moved | None:
 
 
 async def retry(
-    database: Database, owner: str, job_id: UUID, fence: int, idempotency: Idempotency | None = None
+    database: Database,
+    owner: str,
+    job_id: UUID,
+    fence: int | None,
+    idempotency: Idempotency | None = None,
 ) -> Moved | None:
     """Start a new chain of attempts; None where the job's state does not allow it, or the key is taken.
 
     `fence` is that of `get_lost_orders_or_none`: whoever decided by what it counted must not start a chain
-    on top of another one, which may have ordered since.
+    on top of another one, which may have ordered since. The orders of a job that has ended stay as they
+    are until its next claim, which raises the fence.
     """
     parameters: dict[str, Any] = {"id": job_id, "owner": owner, "fence": fence}
     if idempotency is None:
@@ -311,8 +316,8 @@ def retry_operation(job_id: UUID) -> str:
 class LostOrders:
     """What is known of a job's orders whose replies were never seen."""
 
-    fence: int
-    """The job's, when they were counted."""
+    fence: int | None
+    """The job's, when they were counted. None while it has not ended: it may still order, or lose one."""
     model: str
     paid: int
     """Orders of the worst output that may have to be paid; 0 where no order was lost."""

@@ -91,7 +91,7 @@ class Execution:
         if self._stop is not None or self._ending:
             return
         self._stop = why
-        self._orders.wind_down()
+        self._orders.end()
         if self._task is not None:
             self._task.cancel()
 
@@ -221,8 +221,6 @@ class Execution:
             await self._settle(core.released())
 
     async def _after_error(self, error: Exception) -> None:
-        # A stop that came while an order is being canceled would leave the job to nobody.
-        self._ending = True
         if isinstance(error, DeadlinePassedError):
             await self._settle(core.deadline_passed())
             return

@@ -80,15 +80,24 @@ class Orders:
         self._provider = model.provider
         self._report_progress = report_progress
         self._claimed = time.monotonic()
-        self._takes_orders = True
+        self._winds_down = self._ends = False
         self._has_delivered = False
         self._handles = {o.ordinal: o.handle for o in job.open_orders if o.handle is not None}
         self.costs: dict[int, Decimal] = {}
         """US dollars by the ordinal of an order, as far as the provider said."""
 
     def wind_down(self) -> None:
-        """Place no order any more; those that are placed are followed on."""
-        self._takes_orders = False
+        """Begin nothing any more; what has begun is followed on."""
+        self._winds_down = True
+
+    def end(self) -> None:
+        """Place no order any more, whatever that gives up: the attempt is told to end."""
+        self._ends = True
+
+    def _takes_orders(self) -> bool:
+        """A wind-down does not give up what was delivered already and cannot be asked for again."""
+        keeps = self._has_delivered and not self._provider.capabilities.resumable
+        return not self._ends and (keeps or not self._winds_down)
 
     async def cancel(self) -> None:
         """Ask the provider to stop whatever is still open."""
@@ -141,8 +150,7 @@ class Orders:
         capabilities = self._provider.capabilities
         if not (capabilities.paid or capabilities.resumable):
             return _expect_done(await self._provider.submit(request, self._context()))
-        if not self._takes_orders and (capabilities.resumable or not self._has_delivered):
-            # Where an order's result cannot be asked for again, what was delivered already is not given up.
+        if not self._takes_orders():
             raise NoNewOrdersError
         order, reply = await shielded(self._place(request))
         if isinstance(reply, Done):
@@ -158,7 +166,7 @@ class Orders:
             lambda: submissions.intend(self._database, job.id, job.fence, request, provider, self._lease)
         )
         await failpoint(Point.ORDER_AFTER_INTENT)
-        if not (self._takes_orders or self._has_delivered):
+        if not self._takes_orders():
             # Told to stop while the intent was on its way, which can take long: nothing was asked for yet.
             await self._resolve(order, "rejected")
             raise NoNewOrdersError

@@ -174,12 +174,15 @@ class JobService:
             raise IdempotencyMismatch
         return Accepted(await self.get(owner, job_id, urls), replayed=True)
 
-    async def _refuse_second_payment(self, owner: str, job_id: UUID, allowed: int | None) -> int:
-        """The job's fence, if another order is allowed, by the request or by its model; or WouldPayAgain."""
+    async def _refuse_second_payment(self, owner: str, job_id: UUID, allowed: int | None) -> int | None:
+        """The fence of a job that has ended, if another order is allowed, by the request or by its model.
+
+        Raises WouldPayAgain where it is not.
+        """
         lost = await changes.get_lost_orders_or_none(self._database, owner, job_id)
         if lost is None:
             raise NotFound("job")
-        if lost.paid >= max(allowed or 1, self._max_paid(lost.model)):
+        if lost.fence is not None and lost.paid >= max(allowed or 1, self._max_paid(lost.model)):
             raise WouldPayAgain
         return lost.fence
 

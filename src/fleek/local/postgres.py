@@ -40,6 +40,7 @@ LAPTOP_OPTIONS: Mapping[str, str] = {
 """Durable: fsync stays on. `io_method=sync` saves three idle processes."""
 
 _POLL_SECONDS = 0.01
+_QUERY_SECONDS = 20.0
 _STATUS_LINE = 7
 """Of `postmaster.pid`, counted from 0: `ready` once connections are accepted, as `pg_ctl` reads it."""
 
@@ -135,9 +136,18 @@ class PostgresServer:
         """
         command = [str(self.programs / "psql"), "--no-psqlrc", "-qAt", "-v", "ON_ERROR_STOP=1"]
         connection = ["-h", str(self.socket_dir), "-U", ROLE, "-d", database, "-c", statement]
-        result = subprocess.run(  # noqa: S603  our own program and words
-            [*command, *connection], capture_output=True, text=True, check=False, env=_environment()
-        )
+        try:
+            result = subprocess.run(  # noqa: S603  our own program and words
+                [*command, *connection],
+                capture_output=True,
+                text=True,
+                check=False,
+                env=_environment(),
+                timeout=_QUERY_SECONDS,
+            )
+        except subprocess.TimeoutExpired as error:
+            message = f"PostgreSQL did not answer within {_QUERY_SECONDS:g} s; its log is {self.log}"
+            raise Unavailable(message) from error
         if result.returncode != 0:
             raise Unavailable(result.stderr.strip())
         return result.stdout.strip()

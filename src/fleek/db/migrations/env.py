@@ -13,6 +13,9 @@ from fleek.settings import load_settings
 
 _LOCK = 7_310_579_217_402_653_001
 """Advisory lock of migrations: of several processes that start at once, one migrates."""
+_CONNECT_SECONDS, _STATEMENT_SECONDS = 5, 3600
+"""Bounds against a server that has gone silent. The second is longer than any migration takes, so that those
+who wait for the lock meanwhile do not give up."""
 
 
 def _url() -> str:
@@ -27,7 +30,8 @@ def _configure_and_run(connection: Connection) -> None:
 
 
 async def _run_online() -> None:
-    engine = create_async_engine(_url(), poolclass=pool.NullPool)
+    limits = {"timeout": _CONNECT_SECONDS, "command_timeout": _STATEMENT_SECONDS}
+    engine = create_async_engine(_url(), poolclass=pool.NullPool, connect_args=limits)
     async with engine.connect() as connection:
         await connection.run_sync(_configure_and_run)
         await connection.commit()
