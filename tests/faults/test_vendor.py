@@ -211,7 +211,7 @@ class TestBursts:
     @pytest.mark.slow
     @pytest.mark.parametrize("status", [500, 502, 503, 504])
     def test_after_a_burst_of_errors_on_every_route_all_goes_on(self, cluster: Cluster, status: int) -> None:
-        under_way = [order(cluster, {"seconds": 1}) for _ in range(4)]
+        under_way = [order(cluster, {"seconds": 1}, max_attempts=10) for _ in range(4)]
         for job_id in under_way:
             cluster.wait_for(job_id, has_order)
         cluster.vendor.on("*", times=None, status=status)

@@ -63,6 +63,15 @@ class TestPostgres:
         assert server.query("SELECT current_database() || upper('ä')") == "fleekÄ"
         assert stat.S_IMODE((folder / "run" / "postgres").stat().st_mode) == 0o700
 
+    def test_a_statement_that_does_not_end_is_given_up(
+        self, new_postgres: Callable[..., PostgresServer]
+    ) -> None:
+        server = new_postgres()
+        server.start()
+
+        with pytest.raises(Unavailable, match=r"did not answer within 0\.3 s"):
+            server.query("SELECT pg_sleep(60)", timeout=0.3)
+
     def test_data_survives_a_stop_and_a_kill(self, new_postgres: Callable[..., PostgresServer]) -> None:
         first = new_postgres()
         first.start()

@@ -82,7 +82,16 @@ async def test_orders_that_are_under_way_at_a_stop_are_followed_on_by_the_next_w
     assert len(vendor.accepted) == len(jobs)
 
 
-@pytest.mark.parametrize("signals", [(INT,), (QUIT,), (TERM, TERM), (TERM, QUIT)], ids=names_of)
+@pytest.mark.parametrize(
+    "signals",
+    [
+        (QUIT,),
+        (TERM, QUIT),
+        pytest.param((INT,), marks=pytest.mark.slow),
+        pytest.param((TERM, TERM), marks=pytest.mark.slow),
+    ],
+    ids=names_of,
+)
 async def test_an_order_that_is_being_placed_is_written_down_before_the_worker_ends(
     queue: Queue, start: Start, vendor: ReplicateServer, signals: Sequence[signal.Signals]
 ) -> None:
@@ -102,6 +111,7 @@ async def test_an_order_that_is_being_placed_is_written_down_before_the_worker_e
     assert "worker_stopped" in worker.log.read_text()
 
 
+@pytest.mark.slow
 async def test_a_worker_that_is_killed_while_it_places_an_order_leaves_it_to_be_found(
     queue: Queue, start: Start, vendor: ReplicateServer
 ) -> None:

@@ -129,10 +129,10 @@ class PostgresServer:
                 raise Unavailable(message)
             time.sleep(_POLL_SECONDS)
 
-    def query(self, statement: str, database: str = DATABASE) -> str:
+    def query(self, statement: str, database: str = DATABASE, *, timeout: float = _QUERY_SECONDS) -> str:
         """Run one statement through psql, in about 10 ms; its rows as text, columns divided by `|`.
 
-        Raises Unavailable with PostgreSQL's own words when it fails.
+        Raises Unavailable with PostgreSQL's own words when it fails, or after `timeout` seconds.
         """
         command = [str(self.programs / "psql"), "--no-psqlrc", "-qAt", "-v", "ON_ERROR_STOP=1"]
         connection = ["-h", str(self.socket_dir), "-U", ROLE, "-d", database, "-c", statement]
@@ -143,10 +143,10 @@ class PostgresServer:
                 text=True,
                 check=False,
                 env=_environment(),
-                timeout=_QUERY_SECONDS,
+                timeout=timeout,
             )
         except subprocess.TimeoutExpired as error:
-            message = f"PostgreSQL did not answer within {_QUERY_SECONDS:g} s; its log is {self.log}"
+            message = f"PostgreSQL did not answer within {timeout:g} s; its log is {self.log}"
             raise Unavailable(message) from error
         if result.returncode != 0:
             raise Unavailable(result.stderr.strip())
