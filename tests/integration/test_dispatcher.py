@@ -468,6 +468,19 @@ class TestStop:
         rows = await queue.query("SELECT status, reason FROM jobs")
         assert {(row.status, row.reason) for row in rows} == {("in_queue", "interrupted")}
 
+    async def test_a_claim_in_flight_is_the_last_one(self, queue: Queue, start: Start) -> None:
+        await queue.fill(80)
+        claimer = Slow(queue)
+        process = start(claimer=claimer, slots=70)
+        await claimer.claimed.wait()
+        process.dispatcher.begin_stop()
+        claimer.travelled.set()
+
+        await asyncio.wait_for(process.dispatcher.stop(timedelta(seconds=5)), timeout=20)
+
+        attempts = await queue.query("SELECT DISTINCT job_id FROM attempts")
+        assert len(attempts) == len(process.work) < 70
+
     async def test_what_runs_is_told_to_place_no_order_any_more(self, queue: Queue, start: Start) -> None:
         await queue.fill(2)
         process = start()
