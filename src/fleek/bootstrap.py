@@ -34,6 +34,7 @@ from fleek.jobs.lanes import Lanes
 from fleek.jobs.orders import OrderLimits
 from fleek.jobs.service import JobService
 from fleek.jobs.waiting import Waiters
+from fleek.logs import models as _logs  # noqa: F401  registers its tables
 from fleek.media import models as _media  # noqa: F401  registers its tables
 from fleek.media.images import ImageWorker
 from fleek.media.service import MediaService

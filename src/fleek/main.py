@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fleek.api.app import create_app
-from fleek.observability import configure_logging
+from fleek.observability.logs import configure_logging
 from fleek.settings import load_settings
 
 _settings = load_settings()

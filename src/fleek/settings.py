@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     SecretStr,
@@ -41,6 +42,17 @@ _SECRETS = ("secret_key", "database_url", "redis_url")
 
 _POSTGRES_SCHEMES = frozenset({"postgres", "postgresql", "postgresql+asyncpg"})
 
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+def _read_short_duration(value: object) -> object:
+    """`90s`, `3m`, `1h` and `30d`, besides what pydantic reads by itself."""
+    if isinstance(value, str) and value[-1:] in _UNITS and value[:-1].isdecimal():
+        return timedelta(seconds=int(value[:-1]) * _UNITS[value[-1]])
+    return value
+
+
+Duration = Annotated[timedelta, BeforeValidator(_read_short_duration)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 QueueName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 
@@ -60,21 +72,12 @@ class ModelSettings(BaseModel):
     """Jobs of the model that run at once, over all workers; unset: as many as there are slots."""
     max_paid_submissions: Annotated[int, Field(ge=1, le=20)] = 1
     """Orders that may be paid for one output, where it never became known what came of those before."""
-    attempt_timeout: timedelta = timedelta(minutes=10)
+    attempt_timeout: Duration = timedelta(minutes=10)
     """How long one attempt may take, such as `90s`, `3m` or `1h`."""
     price_per_output: Decimal | None = None
     """US dollars, shown by `GET /v1/models`."""
     description: str = ""
     """One line for people, shown by `GET /v1/models`."""
-
-    @field_validator("attempt_timeout", mode="before")
-    @classmethod
-    def _accept_short_durations(cls, value: object) -> object:
-        """`90s`, `3m` and `1h`, besides what pydantic reads by itself."""
-        units = {"s": 1, "m": 60, "h": 3600}
-        if isinstance(value, str) and value[-1:] in units and value[:-1].isdigit():
-            return timedelta(seconds=int(value[:-1]) * units[value[-1]])
-        return value
 
 
 def _home_from_environment() -> Path:

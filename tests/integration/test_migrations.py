@@ -204,6 +204,10 @@ BROKEN = [
     ),
     ("ck_events_kind", "UPDATE events SET kind = 'exploded'"),
     (
+        "ck_log_entries_level",
+        "INSERT INTO log_entries (at, level, event, process) VALUES (now(), 'loud', 'x', 'x')",
+    ),
+    (
         "uq_submissions_open",
         "INSERT INTO submissions SELECT (jsonb_populate_record(s, '{\"ordinal\": 9}')).* FROM submissions s",
     ),

@@ -82,6 +82,8 @@ class Job(Base):
             "id",
             postgresql_where=text("status = 'error'"),
         ),
+        # What ended long ago is found by when it ended.
+        Index("ix_jobs_finished_at", "finished_at", postgresql_where=text("finished_at IS NOT NULL")),
         # A page is rewritten less often when an update finds room in it: HOT, no index touched.
         {"postgresql_with": {"fillfactor": 70}},
     )

@@ -8,7 +8,7 @@ from typing import Any
 from celery import Celery, bootsteps
 from celery.signals import setup_logging, worker_shutting_down
 
-from fleek.observability import configure_logging
+from fleek.observability.logs import configure_logging
 from fleek.queue.celery_app import create_celery_app, register_wake_task
 from fleek.settings import Settings
 from fleek.tasks.runtime import WorkerRuntime
