@@ -11,8 +11,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from benchmarks.costs import measure_costs
 from benchmarks.report import Figure, as_document, as_table
-from benchmarks.rows import ROWS, Effort
+from benchmarks.rows import ROWS as RATES, Effort
 from benchmarks.stage import StageError, open_stage
 from fleek.core.errors import FleekError
 
@@ -20,6 +21,8 @@ _INTERRUPTED = 130
 _WIDTH = 120
 """Columns of the table where no terminal says how many there are."""
 
+
+ROWS = {**RATES, "costs": measure_costs}
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from statistics import median, quantiles
+from typing import Any
 
 from tests.prompts import read_prompts
 
@@ -15,7 +16,7 @@ from benchmarks.load import Load, request
 from benchmarks.report import Figure, beside
 from benchmarks.stage import Server, Stage, StageError
 
-_CONNECTIONS = 16
+CONNECTIONS = 16
 _WARM_UP_SECONDS = 1.0
 _KNOWN_JOBS = 1000
 """Jobs and rows whose status is asked for, in turn."""
@@ -27,7 +28,8 @@ _MODELS = ("demo", blank.NAME)
 _THREADS = 4
 """Of the no-op worker: more only take each other's turns."""
 _SMALL = {"width": 64, "height": 64, "input": {"delay_seconds": 0}}
-_ACCEPTED, _OK = 202, 200
+ACCEPTED = 202
+OK = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,22 +53,22 @@ class Effort:
 def measure_generator(stage: Stage, effort: Effort) -> Iterator[Figure]:
     """What the load generator can reach: every other rate has to stay well below."""
     with stage.echo() as echo:
-        load = Load(echo.port, [request("GET", "/")], _OK, _CONNECTIONS, effort.seconds)
+        load = Load(echo.port, [request("GET", "/")], OK, CONNECTIONS, effort.seconds)
         rates = [stage.load(load).rate for _ in range(effort.rounds)]
-    what = f"the load generator's own ceiling, {_CONNECTIONS} connections"
+    what = f"the load generator's own ceiling, {CONNECTIONS} connections"
     yield Figure("generator", what, "/s", median(rates), rounds={"fleek": rates})
 
 
 def measure_submit(stage: Stage, effort: Effort) -> Iterator[Figure]:
     """Accepting jobs; no worker runs, so both databases only grow."""
-    figure = Figure("submit", f"POST /v1/media/generate, {_CONNECTIONS} connections", "/s")
+    figure = Figure("submit", f"POST /v1/media/generate, {CONNECTIONS} connections", "/s")
     with stage.fleek_api() as fleek, stage.bare_api() as bare:
         yield _compare(
             stage,
             effort,
             figure,
-            (fleek, Load(fleek.port, _submits(), _ACCEPTED, _CONNECTIONS)),
-            (bare, Load(bare.port, _bare_submits(), _ACCEPTED, _CONNECTIONS)),
+            (fleek, Load(fleek.port, submits(), ACCEPTED, CONNECTIONS)),
+            (bare, Load(bare.port, _bare_submits(), ACCEPTED, CONNECTIONS)),
             limit_name="a bare route, one INSERT",
             target=0.55,
         )
@@ -74,17 +76,17 @@ def measure_submit(stage: Stage, effort: Effort) -> Iterator[Figure]:
 
 def measure_status(stage: Stage, effort: Effort) -> Iterator[Figure]:
     """Asking for the status of known jobs."""
-    figure = Figure("status", f"GET /v1/media/status/{{id}}, {_CONNECTIONS} connections", "/s")
+    figure = Figure("status", f"GET /v1/media/status/{{id}}, {CONNECTIONS} connections", "/s")
     with stage.fleek_api() as fleek, stage.bare_api() as bare:
-        jobs, rows = _make_known(stage, fleek, _submits()), _make_known(stage, bare, _bare_submits())
+        jobs, rows = _make_known(stage, fleek, submits()), _make_known(stage, bare, _bare_submits())
         asks = [request("GET", f"/v1/media/status/{job}") for job in jobs]
         bare_asks = [request("GET", f"/jobs/{row}") for row in rows]
         yield _compare(
             stage,
             effort,
             figure,
-            (fleek, Load(fleek.port, asks, _OK, _CONNECTIONS)),
-            (bare, Load(bare.port, bare_asks, _OK, _CONNECTIONS)),
+            (fleek, Load(fleek.port, asks, OK, CONNECTIONS)),
+            (bare, Load(bare.port, bare_asks, OK, CONNECTIONS)),
             limit_name="a bare route, one SELECT",
             target=0.6,
         )
@@ -95,9 +97,9 @@ def measure_overhead(stage: Stage, effort: Effort) -> Iterator[Figure]:
     stage.forget()
     with stage.fleek_api() as fleek, stage.fleek_worker():
         for model in _MODELS:
-            requests = _submits(model, headers="Prefer: wait=30\r\n")
-            stage.load(Load(fleek.port, requests, _OK, connections=1, count=_WARM_UP_JOBS))
-            load = Load(fleek.port, requests, _OK, connections=1, count=effort.jobs // 10, pause=_REST)
+            requests = submits(model, headers="Prefer: wait=30\r\n")
+            stage.load(Load(fleek.port, requests, OK, connections=1, count=_WARM_UP_JOBS))
+            load = Load(fleek.port, requests, OK, connections=1, count=effort.jobs // 10, pause=_REST)
             answers = stage.load(replace(load, keep_bodies=True))
             inside = [_milliseconds_of(json.loads(body)) for body in answers.bodies]
             seen = [seconds * 1000 for seconds in answers.latencies]
@@ -168,9 +170,10 @@ def _percentiles(
     ]
 
 
-def _submits(model: str = "demo", headers: str = "") -> list[str]:
+def submits(model: str = "demo", headers: str = "", body: Mapping[str, Any] | None = None) -> list[str]:
     """Real prompts as requests for small pictures."""
-    bodies = [{"prompt": prompt.text, "model": model} | _SMALL for prompt in read_prompts()]
+    rest = {"model": model, **_SMALL, **(body or {})}
+    bodies = [{"prompt": prompt.text} | rest for prompt in read_prompts()]
     return [request("POST", "/v1/media/generate", json.dumps(body), headers) for body in bodies]
 
 
@@ -179,14 +182,14 @@ def _bare_submits() -> list[str]:
 
 
 def _make_known(stage: Stage, server: Server, requests: Sequence[str]) -> list[str]:
-    load = Load(server.port, requests, _ACCEPTED, _CONNECTIONS, count=_KNOWN_JOBS, keep_bodies=True)
+    load = Load(server.port, requests, ACCEPTED, CONNECTIONS, count=_KNOWN_JOBS, keep_bodies=True)
     return [json.loads(body)["id"] for body in stage.load(load).bodies]
 
 
 def _drain(stage: Stage, api: Server, model: str, jobs: int) -> float:
     """Jobs a second from the first completion to the last, by the database's clock."""
     stage.forget()
-    stage.load(Load(api.port, _submits(model), _ACCEPTED, _CONNECTIONS, count=jobs))
+    stage.load(Load(api.port, submits(model), ACCEPTED, CONNECTIONS, count=jobs))
     with stage.fleek_worker() as worker:
         # Asked rarely: psql is a process, which takes its share of the cores.
         stage.until(lambda: _is_empty(stage), worker, "all jobs are finished", seconds=300, every=0.5)
