@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from fleek.configuration.toml import FILE as CONFIG_FILE
 from fleek.core.errors import ConfigurationError
-from fleek.settings import CONFIG_FILE, Settings, load_settings
+from fleek.settings import Settings, load_settings
 
 SECRET = "hunter2-and-some-more"
 
@@ -146,10 +147,14 @@ def test_settings_do_not_change() -> None:
         ("LEASE", "nan"),
         ("LEASE", "inf"),
         ("LEASE", "0"),
-        ("QUEUES", ""),
+        ("QUEUES", ","),
         ("QUEUES", "default,Not A Queue"),
         ("LOG_LEVEL", "loud"),
         ("CONTENT_URL_TTL", "1"),
+        ("MEDIA_TTL", "59s"),
+        ("JOB_RETENTION", "23h"),
+        ("ORPHAN_AGE", "59m"),
+        ("ORPHAN_INTERVAL", "59s"),
         ("MODELS", "no json"),
         ("MODELS__FLUX__QUEUE", "Not A Queue"),
     ],
@@ -213,7 +218,7 @@ def test_a_secret_file_that_cannot_be_read_is_named(monkeypatch: pytest.MonkeyPa
 def test_a_file_that_is_no_toml_is_named(folder: Path) -> None:
     (folder / CONFIG_FILE).write_text("lease = [")
 
-    with pytest.raises(ConfigurationError, match=f"^{CONFIG_FILE}: "):
+    with pytest.raises(ConfigurationError, match=f"^{CONFIG_FILE}, line 1: lease: "):
         load_settings()
 
 
@@ -221,3 +226,16 @@ def test_every_setting_says_what_it_is() -> None:
     silent = [name for name, field in Settings.model_fields.items() if not field.description]
 
     assert silent == []
+
+
+@pytest.mark.parametrize("value", ["59m", "0s", "soon"])
+def test_log_entries_are_kept_for_an_hour_at_least(value: str) -> None:
+    with pytest.raises(ConfigurationError, match="FLEEK_LOG_RETENTION"):
+        load_settings(log_retention=value)
+
+
+def test_log_entries_are_kept_for_two_weeks_and_prompts_and_requests_not_logged_by_default() -> None:
+    settings = load_settings()
+
+    assert settings.log_retention == timedelta(days=14)
+    assert (settings.log_prompts, settings.log_requests) == (False, False)

@@ -1,0 +1,100 @@
+"""What URLs of the settings must look like.
+
+Each check takes the text and gives it back; a ValueError says what is wrong, never what was given.
+"""
+
+from __future__ import annotations
+
+from urllib.parse import SplitResult, urlsplit
+
+_POSTGRES_SCHEMES = frozenset({"postgres", "postgresql", "postgresql+asyncpg"})
+_REDIS_SCHEMES = frozenset({"redis", "rediss", "unix"})
+_HTTP_SCHEMES = frozenset({"http", "https"})
+
+
+def check_database_url(url: str) -> str:
+    """SQLAlchemy's form, which names the driver; the URL as most tools write it is taken too."""
+    parts = _split(url)
+    if not _has_scheme(url, _POSTGRES_SCHEMES):
+        raise ValueError("must be a PostgreSQL URL")
+    if not parts.netloc and not parts.query:
+        raise ValueError("must be a PostgreSQL URL with a host")
+    return f"postgresql+asyncpg://{url.partition('://')[2]}"
+
+
+def check_redis_url(url: str) -> str:
+    """`redis://`, `rediss://` for TLS, or `unix://` for a socket; the database is a number."""
+    parts = _split(url)
+    if not _has_scheme(url, _REDIS_SCHEMES):
+        raise ValueError("must be a Redis URL, which begins with redis://, rediss:// or unix://")
+    if parts.scheme == "unix":
+        _require(bool(parts.path.strip("/")), "must name a socket")
+        return url
+    _require(bool(parts.hostname), "must be a Redis URL with a host")
+    _require(
+        parts.path.strip("/").isdecimal() or not parts.path.strip("/"), "must name its database by number"
+    )
+    return url
+
+
+def check_storage_url(url: str) -> str:
+    """Only what holds for every store: which kinds there are is said by the one who opens them."""
+    parts = _split(url)
+    _require(bool(parts.scheme) and "://" in url, "must be the URL of a folder or a bucket")
+    if parts.scheme == "file":
+        absolute = parts.netloc in {"", "localhost"} and parts.path.startswith("/")
+        _require(absolute, "a folder's URL has three slashes and an absolute path")
+    elif parts.scheme == "s3":
+        _require(bool(parts.netloc), "must name a bucket")
+    return url
+
+
+def check_http_url(url: str) -> str:
+    """An address that may have a path; no user, query or fragment."""
+    parts = _split(url)
+    _require(_has_scheme(url, _HTTP_SCHEMES), "must be a URL that begins with http:// or https://")
+    _require(bool(parts.hostname), "must be a URL with a host")
+    _require("@" not in parts.netloc, "must be a URL without user and password")
+    _require(not parts.query, "must be a URL without a query")
+    return url.rstrip("/")
+
+
+def check_dsn(url: str) -> str:
+    """As Sentry's own SDK reads it, which is not loaded before there is one."""
+    parts = _split(url)
+    _require(_has_scheme(url, _HTTP_SCHEMES), "must be a Sentry DSN, which begins with https://")
+    _require(bool(parts.username), "must be a Sentry DSN with a public key")
+    _require(bool(parts.hostname), "must be a Sentry DSN with a host")
+    project = parts.path.rpartition("/")[2]
+    _require(
+        project.isdecimal() and project.isascii(), "must be a Sentry DSN that ends in a project's number"
+    )
+    _require(not parts.query, "must be a Sentry DSN without a query")
+    return url
+
+
+def _split(url: str) -> SplitResult:
+    """The parts; Python's own words for what it cannot split help nobody."""
+    _require(not any(character.isspace() for character in url), "must be a URL without white space")
+    _require(url.isprintable(), "must be a URL of printable characters")
+    # What stands behind it would be lost in silence.
+    _require("#" not in url, "must be a URL without #; inside of a password it is written %23")
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise ValueError("must be a URL whose host is a name or an address") from None
+    try:
+        _ = parts.port
+    except ValueError:
+        raise ValueError("must be a URL whose port is a number from 0 to 65535") from None
+    return parts
+
+
+def _has_scheme(url: str, schemes: frozenset[str]) -> bool:
+    scheme, separator, _ = url.partition("://")
+    return bool(separator) and scheme.lower() in schemes
+
+
+def _require(holds: bool, rule: str) -> None:
+    if not holds:
+        raise ValueError(rule)
