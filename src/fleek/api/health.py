@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
+from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import text
 from starlette.responses import Response
 
 from fleek.api import examples, responses as docs
 from fleek.api.answers import answer
-from fleek.api.deps import CallDep
+from fleek.api.deps import ContextDep
 from fleek.api.problems import document, request_id_of, respond
 from fleek.api.strict_json import StrictRoute
-from fleek.core.errors import DatabaseUnavailable, FleekError
-from fleek.storage.base import StorageError
+from fleek.bootstrap import ApiContext
+from fleek.core.errors import DatabaseUnavailable, FleekError, Unavailable
+from fleek.queue.round_trip import RoundTrips
+from fleek.storage.base import StorageError, StorageRefusedError
 
 router = APIRouter(tags=["health"], route_class=StrictRoute)
 
 _DATABASE_SECONDS = 1.0
 _OTHER_SECONDS = 3.0
-_PROBE = text("SELECT 1")
+_DECISIVE = ("database", "schema")
+"""The parts without which no job can be accepted."""
 
 
 class Live(BaseModel):
@@ -41,6 +44,9 @@ class PartHealth(BaseModel):
 
     status: Literal["ok", "unavailable"]
     latency_ms: float
+    remedy: str | None = Field(
+        default=None, description="What to do about it; null where all is well, or where nobody knows"
+    )
 
 
 class Ready(BaseModel):
@@ -50,7 +56,7 @@ class Ready(BaseModel):
 
     status: Literal["ok", "degraded"]
     checks: dict[str, PartHealth] | None = Field(
-        description="`database`, `broker` and `storage`; null unless `verbose` is asked for"
+        description="`database`, `schema`, `broker`, `storage`, `celery`; null unless `verbose` is asked for"
     )
 
 
@@ -68,42 +74,88 @@ async def get_liveness() -> Response:
 
 @router.get("/readyz", operation_id="get_readiness", response_model=Ready, responses=docs.get_readiness())
 @router.get("/health", operation_id="get_health", response_model=Ready, responses=docs.get_readiness())
-async def get_readiness(request: Request, call: CallDep, verbose: _Verbose = "false") -> Response:
-    """Whether requests can be served; `/health` and `/readyz` are the same.
+async def get_readiness(request: Request, context: ContextDep, verbose: _Verbose = "false") -> Response:
+    """Whether jobs can be accepted; `/health` and `/readyz` are the same.
 
-    Only the database decides. Without the broker jobs start later by about a second; without the
-    object store they are accepted, and stored once it is back: then the status is `degraded`.
+    Only the database decides: it answers, takes writes, and has a schema that this release can work with.
+    Without the broker or a worker jobs start later; without the object store they are accepted, and stored
+    once it is back: then the status is `degraded`. `verbose` asks every part, and makes a round trip through
+    Celery: with no worker to answer it takes 2.5 s.
     """
-    context, looks_at_all = call.context, verbose != "false"
-    probes = {"database": _probe(context.database.fetch_one(_PROBE), _DATABASE_SECONDS)}
-    if looks_at_all:
-        probes["broker"] = _probe(context.pubsub.ping(), _OTHER_SECONDS)
-        probes["storage"] = _probe(context.storage.check(), _OTHER_SECONDS)
-    checks = dict(zip(probes, await asyncio.gather(*probes.values()), strict=True))
-    if checks["database"].status != "ok":
-        return _unready(request, checks if looks_at_all else None)
-    degraded = any(check.status != "ok" for check in checks.values())
-    return answer(Ready(status="degraded" if degraded else "ok", checks=checks if looks_at_all else None))
+    if verbose == "false":
+        found = await examine({"database": _look(context.schema.probe(), _DATABASE_SECONDS)})
+        return refuse(request, found.error) if found.error else answer(Ready(status="ok", checks=None))
+    found = await examine_all(context)
+    if found.error:
+        return refuse(request, found.error, {"checks": found.as_json()})
+    return answer(Ready(status=found.status, checks=found.checks))
 
 
-async def _probe(work: Awaitable[object], seconds: float) -> PartHealth:
-    """How a part answers, and after how many milliseconds."""
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """How the parts that were asked are."""
+
+    checks: dict[str, PartHealth]
+    error: Unavailable | None
+    """Why no job can be accepted."""
+
+    @property
+    def status(self) -> Literal["ok", "degraded"]:
+        """`degraded` where a part is away."""
+        return "ok" if all(check.status == "ok" for check in self.checks.values()) else "degraded"
+
+    def as_json(self) -> dict[str, Any]:
+        """The parts, for a problem document."""
+        return {name: check.model_dump() for name, check in self.checks.items()}
+
+
+async def examine_all(context: ApiContext) -> Findings:
+    """Ask every part, all at the same time."""
+    return await examine(
+        {
+            "database": _look(context.schema.require_writes(), _DATABASE_SECONDS),
+            "schema": _look(context.schema.require_now(), _DATABASE_SECONDS),
+            "broker": _look(context.pubsub.ping(), _OTHER_SECONDS),
+            "storage": _look(context.storage.check(), _OTHER_SECONDS),
+            "celery": _look(_require_answers(context.round_trips), _OTHER_SECONDS),
+        }
+    )
+
+
+async def examine(looks: Mapping[str, Awaitable[tuple[PartHealth, Unavailable | None]]]) -> Findings:
+    """What came of the looks; the first decisive part that is away gives the error."""
+    found = dict(zip(looks, await asyncio.gather(*looks.values()), strict=True))
+    failures = [found[name][1] for name in _DECISIVE if name in found]
+    error = next((failure for failure in failures if failure is not None), None)
+    return Findings({name: health for name, (health, _) in found.items()}, error)
+
+
+def refuse(request: Request, error: Unavailable, facts: Mapping[str, Any] | None = None) -> Response:
+    """A problem document like any other, with `facts` as extension members."""
+    body = document(HTTPStatus.SERVICE_UNAVAILABLE, error.code, error.message, request_id_of(request))
+    return respond(body | dict(facts or {}), {"Retry-After": "2"})
+
+
+async def _look(work: Awaitable[object], seconds: float) -> tuple[PartHealth, Unavailable | None]:
+    """How a part answers and after how many milliseconds; and the error of one that does not."""
     began = time.perf_counter()
-    is_well = True
+    error: Unavailable | None = None
+    remedy: str | None = None
     try:
         async with asyncio.timeout(seconds):
             await work
+    except Unavailable as raised:
+        error = raised
+    except StorageRefusedError as refused:
+        error, remedy = DatabaseUnavailable(), refused.remedy
     except (FleekError, StorageError, OSError):
-        is_well = False  # Out of time is an OSError as well.
+        error = DatabaseUnavailable()  # Out of time is an OSError as well.
     milliseconds = round((time.perf_counter() - began) * 1000, 1)
-    return PartHealth(status="ok" if is_well else "unavailable", latency_ms=milliseconds)
+    status: Literal["ok", "unavailable"] = "unavailable" if error else "ok"
+    return PartHealth(status=status, latency_ms=milliseconds, remedy=remedy), error
 
 
-def _unready(request: Request, checks: dict[str, PartHealth] | None) -> Response:
-    """A problem document like any other, with what was looked at as an extension member."""
-    error = DatabaseUnavailable()
-    status, request_id = HTTPStatus.SERVICE_UNAVAILABLE, request_id_of(request)
-    body = document(status, error.code, error.message, request_id)
-    if checks is not None:
-        body["checks"] = {name: check.model_dump() for name, check in checks.items()}
-    return respond(body, {"Retry-After": "2"})
+async def _require_answers(round_trips: RoundTrips) -> None:
+    """Raise OSError unless a worker of every queue answers."""
+    if any(trip.presence is None for trip in await round_trips.ask()):
+        raise TimeoutError
