@@ -215,6 +215,16 @@ class StorageSuite:
 
         assert [found async for found in storage.list("media")] == []
 
+    async def test_a_list_can_begin_behind_a_key(self, storage: ObjectStorage) -> None:
+        keys = [f"media/job-{number}/result/1.png" for number in range(5)]
+        for key in keys:
+            await put(storage, b"x", key)
+        await put(storage, b"x", "other/job-9/result/1.png")
+
+        assert {found.key async for found in storage.list("media", after=keys[2])} == set(keys[3:])
+        assert {found.key async for found in storage.list("media", after="media/job-2")} == set(keys[2:])
+        assert [found async for found in storage.list("media", after=keys[4])] == []
+
     async def test_a_list_has_every_object_below_the_prefix(self, storage: ObjectStorage) -> None:
         keys = {f"media/job-{job}/{name}.png" for job in range(3) for name in range(40)}
         for key in keys:

@@ -113,6 +113,20 @@ async def test_the_input_is_what_the_models_schema_has_and_the_schema_is_asked_f
     ]
 
 
+async def test_orders_that_begin_together_ask_for_the_schema_once(
+    vendor: ReplicateServer, replicate: ReplicateProvider
+) -> None:
+    """One of them is canceled meanwhile, which is none of the others' business."""
+    vendor.on("model", delay=0.3)
+    canceled, *others = [asyncio.create_task(order(replicate)) for _ in range(8)]
+    await asyncio.sleep(0.1)
+    canceled.cancel()
+    await asyncio.gather(*others)
+
+    assert len(vendor.ledger) == len(others)
+    assert len(vendor.requests_to("model")) == 1
+
+
 @pytest.mark.parametrize(
     ("trouble", "kind"),
     [

@@ -18,8 +18,15 @@ from typing import TYPE_CHECKING, TypeVar
 import obstore
 from obstore.exceptions import BaseError
 
-from fleek.storage.base import ObjectInfo, ObjectNotFoundError, SignedUrl, StorageError
+from fleek.storage.base import (
+    ObjectInfo,
+    ObjectNotFoundError,
+    SignedUrl,
+    StorageError,
+    StorageRefusedError,
+)
 from fleek.storage.keys import require_safe_key
+from fleek.storage.refusals import find_refusal
 
 if TYPE_CHECKING:
     from obstore import GetOptions, ObjectMeta
@@ -34,6 +41,7 @@ WRITE = "write"
 _REASON_LENGTH = 300
 _AFTER_REASON = re.compile(r"[\n<]")
 _QUERY = re.compile(r"\?\S*")
+_NO_CREDENTIALS = re.compile(r"AWS credential provider: (\w+): ([^\n]+)")
 _UNSATISFIABLE = re.compile(r"416 Range Not Satisfiable|InvalidRange|[Ii]nvalid range|range was invalid")
 
 Result = TypeVar("Result")
@@ -73,6 +81,10 @@ class StoreAdapter(ABC):
         """Store all of `content`, or nothing."""
 
     @abstractmethod
+    async def prepare(self) -> bool:
+        """Make what objects are kept in, where it is missing."""
+
+    @abstractmethod
     async def sign(self, key: str, *, expires_in: timedelta) -> SignedUrl:
         """A URL for one GET-able object."""
 
@@ -103,9 +115,9 @@ class StoreAdapter(ABC):
         if keys:
             await self._delete(keys)
 
-    async def list(self, prefix: str) -> AsyncIterator[ObjectInfo]:
+    async def list(self, prefix: str, *, after: str | None = None) -> AsyncIterator[ObjectInfo]:
         """Every object below a prefix, whose last segment counts as whole: `a` does not list `ab/c`."""
-        batches = obstore.list(self._store, prefix)
+        batches = obstore.list(self._store, prefix, offset=after)
         while (batch := await self._call("list", prefix, anext(batches, None))) is not None:
             for meta in batch:
                 yield _object_info(meta)
@@ -149,9 +161,14 @@ def translated_errors(action: str, key: str) -> Iterator[None]:
 
 def _translated(action: str, key: str, error: Exception) -> Exception:
     text = str(error)
+    if without := _NO_CREDENTIALS.search(text):
+        # obstore gives what our own source raised as text.
+        lasting = without[1] == StorageRefusedError.__name__
+        return (StorageRefusedError if lasting else StorageError)(f"cannot {action} {key}: {without[2]}")
+    if refusal := find_refusal(text, action):
+        return StorageRefusedError(f"cannot {action} {key}: {refusal.detail}", refusal.remedy)
     # A put answers 404 only for a bucket that does not exist; a HEAD cannot tell the two apart.
-    no_bucket = action == WRITE or "NoSuchBucket" in text
-    if isinstance(error, FileNotFoundError) and not no_bucket:
+    if isinstance(error, FileNotFoundError) and action != WRITE:
         return ObjectNotFoundError(f"no object {key}")
     kind = _BehindTheEndError if _UNSATISFIABLE.search(text) else StorageError
     return kind(f"cannot {action} {key}: {_reason(text) or type(error).__name__}")

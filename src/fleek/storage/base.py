@@ -13,7 +13,19 @@ class ObjectNotFoundError(Exception):
 
 
 class StorageError(Exception):
-    """The object store refused or did not answer; trying again later may help."""
+    """The object store refused or did not answer; trying again later may help.
+
+    As text it is `message`, and `remedy` where there is one: what an operator can do about it.
+    """
+
+    def __init__(self, message: str, remedy: str | None = None) -> None:
+        super().__init__(message if remedy is None else f"{message}; {remedy}")
+        self.message = message
+        self.remedy = remedy
+
+
+class StorageRefusedError(StorageError):
+    """The object store refuses, and will until somebody changes the bucket, the key or the settings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +74,22 @@ class ObjectStorage(Protocol):
         """Delete; a key that does not exist is not an error."""
         ...
 
-    def list(self, prefix: str) -> AsyncIterator[ObjectInfo]:
-        """Every object below a prefix, in no promised order."""
+    def list(self, prefix: str, *, after: str | None = None) -> AsyncIterator[ObjectInfo]:
+        """Every object below a prefix whose key sorts behind `after`.
+
+        In no promised order: a bucket lists by key, a disk does not.
+        """
         ...
 
     async def sign(self, key: str, *, expires_in: timedelta) -> SignedUrl:
         """A URL for one GET-able object; makes no check that the object exists."""
+        ...
+
+    async def prepare(self) -> bool:
+        """Make the bucket or the folder, where it is missing; whether it was. Safe several times at once.
+
+        Raises StorageRefusedError for what only an operator can change, else StorageError.
+        """
         ...
 
     async def check(self) -> None:

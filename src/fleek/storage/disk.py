@@ -57,6 +57,10 @@ class MemoryStorage(StoreAdapter):
             content = b"".join([chunk async for chunk in content])
         await self._call("write", key, obstore.put_async(self._store, key, content))
 
+    async def prepare(self) -> bool:
+        """Nothing to make."""
+        return False
+
     async def sign(self, key: str, *, expires_in: timedelta) -> SignedUrl:
         """A path on Fleek's API."""
         return sign_own_path(self._signer, key, self._clock() + expires_in)
@@ -79,6 +83,7 @@ class DiskStorage(StoreAdapter):
         self._staging = root / _STAGING
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="fleek-disk")
         self._signer = signer
+        self._is_new = not root.exists()
         _prepare_folders(self._root, self._staging)
         super().__init__(LocalStore(prefix=root, automatic_cleanup=True), limits, clock)
 
@@ -106,9 +111,13 @@ class DiskStorage(StoreAdapter):
             self._threads.submit(staged.discard)
             raise
 
-    async def list(self, prefix: str) -> AsyncIterator[ObjectInfo]:
+    async def prepare(self) -> bool:
+        """The folder was made when the store was opened; whether it was missing."""
+        return self._is_new
+
+    async def list(self, prefix: str, *, after: str | None = None) -> AsyncIterator[ObjectInfo]:
         """Every object below a prefix; files that are still being written are none."""
-        async for found in super().list(prefix):
+        async for found in super().list(prefix, after=after):
             if not found.key.startswith(f"{_STAGING}/"):
                 yield found
 

@@ -36,7 +36,7 @@ def open_storage(  # noqa: PLR0913  one argument a setting
     """The store behind `file:///folder`, `s3://bucket/prefix` or `memory://`.
 
     `signer` signs for stores that cannot; the other arguments are for S3. A folder is made, closed
-    to other users; a bucket must exist. Raises ConfigurationError for any other URL.
+    to other users; `prepare` makes a bucket. Raises ConfigurationError for any other URL.
     """
     parts = urlsplit(url)
     limits = limits or StoreLimits()

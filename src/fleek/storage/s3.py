@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import re
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
@@ -15,13 +17,16 @@ from obstore.store import S3Store
 
 from fleek.core.errors import ConfigurationError
 from fleek.storage.adapter import WRITE, StoreAdapter, StoreLimits, translated_errors
-from fleek.storage.base import SignedUrl
+from fleek.storage.base import SignedUrl, StorageRefusedError
+from fleek.storage.bucket import BucketMaker, Method
+from fleek.storage.credential_cache import CredentialCache
+from fleek.storage.credentials import Credentials, find_source
 from fleek.storage.keys import require_safe_key
 from fleek.storage.uploads import Pipe, joined, sliced, upload
 
 if TYPE_CHECKING:
     from obstore import Attributes
-    from obstore.store import ClientConfig, RetryConfig, S3Config
+    from obstore.store import ClientConfig, RetryConfig, S3Config, S3Credential, S3CredentialProvider
 
 PART_BYTES = 5 * 1024 * 1024
 """S3's smallest part. What is smaller goes up in one request."""
@@ -35,6 +40,10 @@ _CACHING = "private, max-age=31536000, immutable"
 _UNSAFE_IN_FILENAME = re.compile(r"[^A-Za-z0-9._-]")
 # A body may take as long as its reader: what must not take long is bounded by the read time-out.
 _WHOLE_BODY = timedelta(hours=24)
+# Seconds between our reading of the clock and the store's, for the end of credentials.
+_MARGIN = timedelta(seconds=2)
+_SHORTEST = timedelta(seconds=1)
+_BUCKET_URL = timedelta(minutes=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +60,23 @@ class S3Location:
 
 
 class S3Storage(StoreAdapter):
-    """Objects in a bucket; URLs are pre-signed GETs.
+    """Objects in a bucket; URLs are pre-signed GETs, which never outlive what signed them.
 
     Credentials come from the environment (`AWS_*`), a web identity, the container or the instance.
     """
 
-    def __init__(self, location: S3Location, limits: StoreLimits, clock: Callable[[], datetime]) -> None:
-        super().__init__(_store(location, location.endpoint, limits), limits, clock)
-        public = location.public_endpoint or location.endpoint
-        self._signing_store = _store(location, public, limits)
+    def __init__(
+        self,
+        location: S3Location,
+        limits: StoreLimits,
+        clock: Callable[[], datetime],
+        environment: Mapping[str, str] = os.environ,
+    ) -> None:
+        self._location = location
+        self._credentials = CredentialCache(find_source(environment, location.region), clock)
+        store = _store(location, location.endpoint, limits, self._credentials.provide)
+        super().__init__(store, limits, clock)
+        self._signing: tuple[Credentials, S3Store] | None = None
 
     async def put(
         self, key: str, content: AsyncIterable[bytes] | bytes, *, content_type: str, filename: str
@@ -76,13 +93,40 @@ class S3Storage(StoreAdapter):
         else:
             await self._put_parts(key, _chained(head, steps), attributes)
 
+    async def prepare(self) -> bool:
+        """Make the bucket, private, where it is missing."""
+
+        async def sign(method: Method) -> str:
+            signing = obstore.sign_async(store, method, "", _BUCKET_URL)
+            return await self._call("create", bucket, signing)
+
+        location, limits, bucket = self._location, self._limits, self._location.bucket
+        whole = replace(location, prefix="")
+        store = _store(whole, location.endpoint, limits, self._credentials.provide)
+        return await BucketMaker(bucket, location.region, sign, limits).ensure()
+
     async def sign(self, key: str, *, expires_in: timedelta) -> SignedUrl:
-        """A pre-signed URL at the public endpoint; content type and disposition were set at put."""
+        """A pre-signed URL at the public endpoint; content type and disposition were set at put.
+
+        It ends sooner than asked for where the credentials do: `expires_at` says when.
+        """
         require_safe_key(key)
+        credentials = self._credentials.at_hand(expires_in)
+        if credentials is None:
+            credentials = await asyncio.to_thread(self._credentials.get, expires_in)
         # The signature's date has whole seconds: never claim more than it gives.
-        expires_at = self._clock().replace(microsecond=0) + expires_in
-        signing = obstore.sign_async(self._signing_store, "GET", key, expires_in)
-        return SignedUrl(await self._call("sign", key, signing), expires_at)
+        now = self._clock().replace(microsecond=0)
+        expires_in = _within(credentials, expires_in, now)
+        signing = obstore.sign_async(self._signing_store(credentials), "GET", key, expires_in)
+        return SignedUrl(await self._call("sign", key, signing), now + expires_in)
+
+    def _signing_store(self, credentials: Credentials) -> S3Store:
+        """A store that signs with these credentials and no others: obstore may hold on to earlier ones."""
+        if self._signing is None or self._signing[0] != credentials:
+            public = self._location.public_endpoint or self._location.endpoint
+            store = _store(self._location, public, self._limits, lambda: _lasting(credentials))
+            self._signing = (credentials, store)
+        return self._signing[1]
 
     async def _put_whole(self, key: str, content: bytes, attributes: Attributes) -> None:
         put = obstore.put_async(self._store, key, content, attributes=attributes, use_multipart=False)
@@ -131,7 +175,31 @@ def _attributes(content_type: str, filename: str) -> Attributes:
     }
 
 
-def _store(location: S3Location, endpoint: str | None, limits: StoreLimits) -> S3Store:
+def _within(credentials: Credentials, wanted: timedelta, now: datetime) -> timedelta:
+    """As much of the wanted life, in whole seconds, as the credentials have left."""
+    left = credentials.life_left(now)
+    if left is None:
+        return wanted
+    left = timedelta(seconds=(left - _MARGIN) // _SHORTEST)
+    if left < _SHORTEST:
+        detail = "cannot sign: the credentials for S3 have ended"
+        raise StorageRefusedError(detail, "set new ones, AWS_SESSION_TOKEN included")
+    return min(wanted, left)
+
+
+def _lasting(credentials: Credentials) -> S3Credential:
+    """For a store that is dropped before they end, so that it need not ask for them again."""
+    return {
+        "access_key_id": credentials.access_key_id,
+        "secret_access_key": credentials.secret_access_key,
+        "token": credentials.token,
+        "expires_at": None,
+    }
+
+
+def _store(
+    location: S3Location, endpoint: str | None, limits: StoreLimits, provider: S3CredentialProvider
+) -> S3Store:
     plain = endpoint is not None and _scheme(endpoint) == "http"
     client: ClientConfig = {
         "allow_http": plain,
@@ -156,6 +224,7 @@ def _store(location: S3Location, endpoint: str | None, limits: StoreLimits) -> S
         config=config,
         client_options=client,
         retry_config=retries,
+        credential_provider=provider,
     )
 
 
