@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from benchmarks.content import measure_cache, measure_content
 from benchmarks.costs import measure_costs
 from benchmarks.report import Figure, as_document, as_table
 from benchmarks.rows import ROWS as RATES, Effort
@@ -22,7 +23,7 @@ _WIDTH = 120
 """Columns of the table where no terminal says how many there are."""
 
 
-ROWS = {**RATES, "costs": measure_costs}
+ROWS = {**RATES, "content": measure_content, "cache": measure_cache, "costs": measure_costs}
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 

@@ -1,6 +1,6 @@
-"""The limit of this stack: FastAPI routes that do nothing but one statement on plain asyncpg.
+"""The limit of this stack: FastAPI routes of one statement on plain asyncpg, or of one GET of Redis; no more.
 
-python -m benchmarks.bare FD DSN       (a listening socket that was inherited)
+python -m benchmarks.bare FD DSN REDIS       (a listening socket that was inherited)
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import asyncpg
 import uvicorn
 from fastapi import FastAPI
 from pydantic import BaseModel
+from redis.asyncio import Redis
+from starlette.responses import Response
 
 TABLE = """
 CREATE TABLE bare (
@@ -48,8 +50,9 @@ async def _leave_as_it_is(_connection: asyncpg.Connection[asyncpg.Record]) -> No
     """No RESET statement after each use: it would double the round trips."""
 
 
-def create_app(dsn: str) -> FastAPI:
-    """Two routes on a pool of connections."""
+def create_app(dsn: str, redis_url: str) -> FastAPI:
+    """Three routes on pools of connections."""
+    redis = Redis.from_url(redis_url)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -58,6 +61,7 @@ def create_app(dsn: str) -> FastAPI:
         ) as pool:
             app.state.pool = pool
             yield
+        await redis.aclose()
 
     app = FastAPI(lifespan=lifespan)
 
@@ -76,9 +80,19 @@ def create_app(dsn: str) -> FastAPI:
         row = await app.state.pool.fetchrow(_SELECT, row_id)
         return Row(id=row["id"], status=row["status"], created_at=row["created_at"])
 
+    @app.get("/cached/{row_id}")
+    async def cached(row_id: UUID) -> Response:
+        known = await redis.get(f"bare:{row_id}")
+        if known is None:
+            known = (await status(row_id)).model_dump_json().encode()
+            await redis.set(f"bare:{row_id}", known)
+        return Response(known, media_type="application/json")
+
     return app
 
 
 if __name__ == "__main__":
-    _config = uvicorn.Config(create_app(sys.argv[2]), log_config=None, access_log=False, server_header=False)
+    _config = uvicorn.Config(
+        create_app(*sys.argv[2:]), log_config=None, access_log=False, server_header=False
+    )
     uvicorn.Server(_config).run(sockets=[socket.socket(fileno=int(sys.argv[1]))])

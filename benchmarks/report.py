@@ -51,7 +51,7 @@ class Figure:
 
 
 def beside(
-    figure: Figure, fleek: Sequence[float], limit_name: str, limit: Sequence[float], target: float
+    figure: Figure, fleek: Sequence[float], limit_name: str, limit: Sequence[float], target: float | None
 ) -> Figure:
     """A figure whose value and limit are the medians of two series that were taken in turns."""
     return replace(

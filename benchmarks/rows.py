@@ -33,7 +33,7 @@ OK = 200
 
 
 @dataclass(frozen=True, slots=True)
-class _Turn:
+class Turn:
     """One measurement of one side: answers a second, and milliseconds of CPU an answer."""
 
     rate: float
@@ -63,12 +63,12 @@ def measure_submit(stage: Stage, effort: Effort) -> Iterator[Figure]:
     """Accepting jobs; no worker runs, so both databases only grow."""
     figure = Figure("submit", f"POST /v1/media/generate, {CONNECTIONS} connections", "/s")
     with stage.fleek_api() as fleek, stage.bare_api() as bare:
-        yield _compare(
+        yield compare(
             stage,
             effort,
             figure,
             (fleek, Load(fleek.port, submits(), ACCEPTED, CONNECTIONS)),
-            (bare, Load(bare.port, _bare_submits(), ACCEPTED, CONNECTIONS)),
+            (bare, Load(bare.port, bare_submits(), ACCEPTED, CONNECTIONS)),
             limit_name="a bare route, one INSERT",
             target=0.55,
         )
@@ -78,10 +78,10 @@ def measure_status(stage: Stage, effort: Effort) -> Iterator[Figure]:
     """Asking for the status of known jobs."""
     figure = Figure("status", f"GET /v1/media/status/{{id}}, {CONNECTIONS} connections", "/s")
     with stage.fleek_api() as fleek, stage.bare_api() as bare:
-        jobs, rows = _make_known(stage, fleek, submits()), _make_known(stage, bare, _bare_submits())
+        jobs, rows = make_known(stage, fleek, submits()), make_known(stage, bare, bare_submits())
         asks = [request("GET", f"/v1/media/status/{job}") for job in jobs]
         bare_asks = [request("GET", f"/jobs/{row}") for row in rows]
-        yield _compare(
+        yield compare(
             stage,
             effort,
             figure,
@@ -131,7 +131,7 @@ ROWS: Mapping[str, Callable[[Stage, Effort], Iterator[Figure]]] = {
 }
 
 
-def _compare(  # noqa: PLR0913  two sides, and what to say of them
+def compare(  # noqa: PLR0913  two sides, and what to say of them
     stage: Stage,
     effort: Effort,
     figure: Figure,
@@ -139,25 +139,24 @@ def _compare(  # noqa: PLR0913  two sides, and what to say of them
     limit: tuple[Server, Load],
     *,
     limit_name: str,
-    target: float,
+    target: float | None,
 ) -> Figure:
     """Rates of both sides, one after the other and over again; the first turn only warms up."""
     for _, load in (fleek, limit):
         stage.load(replace(load, seconds=min(effort.seconds, _WARM_UP_SECONDS)))
-    turns = [
-        [_measure(stage, *side, effort.seconds) for side in (fleek, limit)] for _ in range(effort.rounds)
-    ]
+    turns = [[measure(stage, *side, effort.seconds) for side in (fleek, limit)] for _ in range(effort.rounds)]
     ours, theirs = zip(*turns, strict=True)
     compared = beside(figure, [one.rate for one in ours], limit_name, [one.rate for one in theirs], target)
     cpu, limit_cpu = (median(one.cpu for one in side) for side in (ours, theirs))
     return replace(compared, cpu=cpu, limit_cpu=limit_cpu)
 
 
-def _measure(stage: Stage, server: Server, load: Load, seconds: float) -> _Turn:
+def measure(stage: Stage, server: Server, load: Load, seconds: float | None = None) -> Turn:
+    """One turn: `seconds` long, or as many requests as the load counts."""
     before = server.cpu_seconds()
     answers = stage.load(replace(load, seconds=seconds))
     used = server.cpu_seconds() - before
-    return _Turn(answers.rate, cpu=1000 * used / len(answers.latencies))
+    return Turn(answers.rate, cpu=1000 * used / len(answers.latencies))
 
 
 def _percentiles(
@@ -177,11 +176,13 @@ def submits(model: str = "demo", headers: str = "", body: Mapping[str, Any] | No
     return [request("POST", "/v1/media/generate", json.dumps(body), headers) for body in bodies]
 
 
-def _bare_submits() -> list[str]:
+def bare_submits() -> list[str]:
+    """The same prompts for the bare route."""
     return [request("POST", "/jobs", json.dumps({"prompt": prompt.text})) for prompt in read_prompts()]
 
 
-def _make_known(stage: Stage, server: Server, requests: Sequence[str]) -> list[str]:
+def make_known(stage: Stage, server: Server, requests: Sequence[str]) -> list[str]:
+    """The ids of what the requests make."""
     load = Load(server.port, requests, ACCEPTED, CONNECTIONS, count=_KNOWN_JOBS, keep_bodies=True)
     return [json.loads(body)["id"] for body in stage.load(load).bodies]
 

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from fleek.local.process import Escalation, Process, Program, spawn
 from fleek.local.valkey import ValkeyServer
 
 ROOT = Path(__file__).parent.parent
+NO_SETTINGS: Mapping[str, str] = {}
 _STOP: Escalation = ((signal.SIGTERM, 5.0),)
 _READY_SECONDS = 30.0
 _POLL_SECONDS = 0.01
@@ -73,9 +74,9 @@ class Stage:
         return f"redis+socket://{self.valkey.socket}?virtual_host=1"
 
     @contextlib.contextmanager
-    def fleek_api(self) -> Iterator[Server]:
-        """One api process, as `fleek up` starts it."""
-        with self._serving("fleek.cli.main", "api", "--fd") as server:
+    def fleek_api(self, settings: Mapping[str, str] = NO_SETTINGS) -> Iterator[Server]:
+        """One api process, as `fleek up` starts it; `settings` are more of its environment."""
+        with self._serving("fleek.cli.main", "api", "--fd", settings=settings) as server:
             yield server
 
     @contextlib.contextmanager
@@ -88,7 +89,7 @@ class Stage:
     def bare_api(self) -> Iterator[Server]:
         """The bare FastAPI routes on a table of their own."""
         dsn = self.postgres.url(_BARE_DATABASE).replace("+asyncpg", "")
-        with self._serving("benchmarks.bare", after=(dsn,)) as server:
+        with self._serving("benchmarks.bare", after=(dsn, self.valkey.url())) as server:
             yield server
 
     @contextlib.contextmanager
@@ -97,9 +98,19 @@ class Stage:
         with self._serving("benchmarks.echo", ready_path=None) as server:
             yield server
 
+    @contextlib.contextmanager
+    def bucket(self, latency: float) -> Iterator[Server]:
+        """What a bucket says of objects that exist, after `latency` seconds."""
+        with self._serving("benchmarks.bucket", after=(str(latency),), ready_path=None) as server:
+            yield server
+
     def forget(self) -> None:
         """Empty Fleek's tables and the broker: what one measurement leaves must not wait before the next."""
         self.postgres.query("TRUNCATE jobs CASCADE")
+        self.forget_broker()
+
+    def forget_broker(self) -> None:
+        """Empty Valkey: the broker, and what Fleek remembers there."""
         with socket.socket(socket.AF_UNIX) as connection:
             connection.connect(str(self.valkey.socket))
             connection.sendall(b"FLUSHALL\r\n")
@@ -156,21 +167,33 @@ class Stage:
 
     @contextlib.contextmanager
     def _serving(
-        self, module: str, *before: str, after: Sequence[str] = (), ready_path: str | None = "/readyz"
+        self,
+        module: str,
+        *before: str,
+        after: Sequence[str] = (),
+        ready_path: str | None = "/readyz",
+        settings: Mapping[str, str] = NO_SETTINGS,
     ) -> Iterator[Server]:
         """A server on a socket that is bound here, so that its port is known and free."""
         with socket.create_server(("127.0.0.1", 0), backlog=_BACKLOG) as listener:
             port = int(listener.getsockname()[1])
             number = listener.fileno()
-            with self._running(module, *before, str(number), *after, inherit=(number,)) as process:
+            arguments = (*before, str(number), *after)
+            with self._running(module, *arguments, inherit=(number,), settings=settings) as process:
                 if ready_path is not None:
                     url = f"http://127.0.0.1:{port}{ready_path}"
                     self.until(lambda: _answers(url), process, f"{url} answers")
                 yield Server(process, port)
 
     @contextlib.contextmanager
-    def _running(self, module: str, *arguments: str, inherit: Sequence[int] = ()) -> Iterator[Process]:
-        process = self._spawn(module, arguments, inherit)
+    def _running(
+        self,
+        module: str,
+        *arguments: str,
+        inherit: Sequence[int] = (),
+        settings: Mapping[str, str] = NO_SETTINGS,
+    ) -> Iterator[Process]:
+        process = self._spawn(module, arguments, inherit, settings)
         try:
             yield process
         except StageError as error:
@@ -181,13 +204,19 @@ class Stage:
         finally:
             process.stop(_STOP)
 
-    def _spawn(self, module: str, arguments: Sequence[str], inherit: Sequence[int] = ()) -> Process:
+    def _spawn(
+        self,
+        module: str,
+        arguments: Sequence[str],
+        inherit: Sequence[int] = (),
+        settings: Mapping[str, str] = NO_SETTINGS,
+    ) -> Process:
         name = f"{module.rpartition('.')[2]}-{next(self._names)}"
         program = Program(
             name=name,
             command=[sys.executable, "-m", module, *arguments],
             pidfile=self.folder / "run" / f"{name}.pid",
-            environment=self._environment(),
+            environment={**self._environment(), **settings},
             inherit=inherit,
             log=self.folder / "logs" / f"{name}.log",
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -21,14 +21,14 @@ from fleek.media.images import no_variants
 from fleek.media.outputs import download_name
 from fleek.media.repository import MediaFilter, MediaRow, MediaState, StoredBytes
 from fleek.media.schemas import MediaOut, MediaPage
+from fleek.media.signing import Signable, SignedUrls
 from fleek.media.variants import VariantMaker
 from fleek.storage.base import ObjectNotFoundError, ObjectStorage, SignedUrl, StorageError
 
 _ASK_WHILE_PROCESSING = timedelta(seconds=1)
 _ASK_WHILE_QUEUED = timedelta(seconds=2)
-_SHORTEST_SIGNATURE = timedelta(seconds=1)
 
-_logger = structlog.get_logger()
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +59,13 @@ class MediaService:
         storage: ObjectStorage,
         variants: VariantMaker,
         cursors: CursorCodec,
-        url_ttl: timedelta,
+        signed_urls: SignedUrls,
     ) -> None:
         self._database = database
         self._storage = storage
         self._variants = variants
         self._cursors = cursors
-        self._url_ttl = url_ttl
+        self._signed_urls = signed_urls
 
     async def get(self, owner: str, media_id: UUID, urls: Urls) -> MediaOut:
         """One result, stored or still to come; raises NotFound or Gone."""
@@ -84,8 +84,9 @@ class MediaService:
         rows = await repository.list_media(self._database, owner, filters, after, limit + 1)
         page, more = rows[:limit], len(rows) > limit
         last = Position(page[-1].created_at, page[-1].id) if more else None
+        signed = await self._sign_all(page) if sign else {}
         return MediaPage(
-            items=[await self._to_out(row, urls, sign=sign) for row in page],
+            items=[_to_out(row, urls, signed) for row in page],
             next_cursor=self._cursors.encode(last, scope) if last else None,
         )
 
@@ -97,7 +98,14 @@ class MediaService:
         """
         stored = await self._get_stored(owner, media_id)
         with _translated():
-            return await self._sign(await self._key_of(stored, variant), stored.time_left)
+            known_as = stored.key if variant is None else variant_key(stored.key, variant)
+            wanted = Signable(known_as, stored.time_left)
+            # A URL that is known spares the question whether the store has the variant.
+            known = await self._signed_urls.find([wanted])
+            if not known:
+                await self._key_of(stored, variant)
+                known = await self._signed_urls.sign([wanted])
+            return known[known_as]
 
     async def open(self, owner: str, media_id: UUID, variant: Variant | None = None) -> Content:
         """The bytes themselves; raises what `content_url` raises."""
@@ -136,7 +144,8 @@ class MediaService:
         try:
             await self._storage.delete(doomed)
         except StorageError as error:
-            _logger.warning("media.objects_left_behind", keys=list(keys), error=str(error))
+            # Their job may be gone, and its records go with it.
+            _log.warning("objects_left_behind", job_id=None, keys=list(keys), error=str(error))
 
     async def _get_live(self, owner: str, media_id: UUID) -> MediaState:
         state = await repository.get_media_or_none(self._database, owner, media_id)
@@ -162,17 +171,13 @@ class MediaService:
             raise no_variants()
         return await self._variants.ensure(stored.key, media_type, variant)
 
-    async def _to_out(self, media: MediaRow, urls: Urls, *, sign: bool) -> MediaOut:
-        if not sign or media.key is None:
-            return MediaOut.from_row(media, urls)
+    async def _sign_all(self, page: Sequence[MediaRow]) -> Mapping[str, SignedUrl]:
+        """URLs of all results of a page that are stored, by their keys."""
+        wanted = [Signable(row.key, row.time_left) for row in page if row.key is not None]
         with _translated():
-            signed = await self._sign(media.key, media.time_left)
-        return MediaOut.from_row(media, urls, urls.absolute(signed.url))
-
-    async def _sign(self, key: str, time_left: timedelta | None) -> SignedUrl:
-        """No URL outlives the result that it is for."""
-        left = self._url_ttl if time_left is None else min(self._url_ttl, time_left)
-        return await self._storage.sign(key, expires_in=max(left, _SHORTEST_SIGNATURE))
+            known = await self._signed_urls.find(wanted)
+            signed = await self._signed_urls.sign([one for one in wanted if one.key not in known])
+        return {**known, **signed}
 
     async def _chunks(self, key: str, start: int, end: int | None) -> AsyncIterator[bytes]:
         chunks = self._storage.get(key, start=start, end=end)
@@ -183,6 +188,13 @@ class MediaService:
 async def _next_chunk(chunks: AsyncIterator[bytes]) -> bytes | None:
     with _translated():
         return await anext(chunks, None)
+
+
+def _to_out(media: MediaRow, urls: Urls, signed: Mapping[str, SignedUrl]) -> MediaOut:
+    """With a signed URL where there is one of the result's bytes."""
+    if media.key is None or media.key not in signed:
+        return MediaOut.from_row(media, urls)
+    return MediaOut.from_row(media, urls, urls.absolute(signed[media.key].url))
 
 
 def _never_stored() -> NotFound:
