@@ -25,6 +25,7 @@ from fleek.jobs import changes, claim, leases, submissions, transitions
 from fleek.jobs.changes import Idempotency
 from fleek.jobs.claim import ClaimedJob
 from fleek.jobs.leases import Held, Lease
+from fleek.jobs.transitions import Moved
 from fleek.providers.base import Handle
 
 ROUNDS = 12
@@ -41,23 +42,29 @@ async def sessions(queue_url: str) -> AsyncIterator[tuple[Database, Database]]:
     await second.aclose()
 
 
+def status_of(moved: Moved | None) -> Status | None:
+    return None if moved is None else moved.status
+
+
 async def finish(database: Database, job: ClaimedJob) -> bool:
-    return await transitions.finish(database, job.id, job.fence, stored(job), metrics={})
+    return await transitions.finish(database, job.id, job.fence, stored(job), metrics={}) is not None
 
 
 async def fail(database: Database, job: ClaimedJob) -> Status | None:
     refused = core.failed(ErrorCode.CONTENT_REFUSED, "no")
-    return await transitions.apply(database, job.id, job.fence, refused, provider="fake")
+    return status_of(await transitions.apply(database, job.id, job.fence, refused, provider="fake"))
 
 
 async def release(database: Database, job: ClaimedJob) -> Status | None:
-    return await transitions.apply(database, job.id, job.fence, core.released(), provider="fake")
+    return status_of(await transitions.apply(database, job.id, job.fence, core.released(), provider="fake"))
 
 
 async def rescue(database: Database, job: ClaimedJob) -> Status | None:
     crash = core.decide_after_crash(0, own_work=True)
-    return await transitions.apply(
-        database, job.id, job.fence, crash, provider="fake", only_if_abandoned=timedelta(seconds=30)
+    return status_of(
+        await transitions.apply(
+            database, job.id, job.fence, crash, provider="fake", only_if_abandoned=timedelta(seconds=30)
+        )
     )
 
 

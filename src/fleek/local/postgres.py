@@ -20,6 +20,8 @@ from fleek.local.programs import POSTGRES_MAJOR, postgres_programs
 
 ROLE = "fleek"
 DATABASE = "fleek"
+PIDFILE = "postgres.pid"
+"""Beside the folder of the socket."""
 FAST_STOP: Escalation = ((signal.SIGINT, 5.0), (signal.SIGQUIT, 2.0))
 """PostgreSQL's own words: SIGINT ends sessions and stops cleanly, SIGQUIT stops as a crash would."""
 IMMEDIATE_STOP: Escalation = ((signal.SIGQUIT, 1.0),)
@@ -78,12 +80,17 @@ class PostgresServer:
         make_folder(self.socket_dir, account=self._account)
         require_passage(self._account, self.data.parent)
         require_passage(self._account, self.socket_dir)
-        self.programs = postgres_programs(self._account, self.data.parent / "programs")
+        self.find_programs()
         self._stop_leftovers()
         if self.data.is_dir():
             self._check_data()
         else:
             self._initialise()
+
+    def find_programs(self) -> None:
+        """Enough for `query`, where another process has started the server."""
+        self._account = server_account(self.data)
+        self.programs = postgres_programs(self._account, self.data.parent / "programs")
 
     def launch(self) -> Process:
         """Start the server and return at once; call it where `spawn` may be called."""
@@ -163,7 +170,7 @@ class PostgresServer:
 
     @property
     def _pidfile(self) -> Path:
-        return self.socket_dir.parent / "postgres.pid"
+        return self.socket_dir.parent / PIDFILE
 
     def _check_data(self) -> None:
         """Raises ConfigurationError when this PostgreSQL cannot, or may not, read the directory."""
