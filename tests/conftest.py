@@ -1,3 +1,3 @@
 """Fixtures for every test: real servers, each from a wheel."""
 
-pytest_plugins = ["tests.servers", "tests.s3"]
+pytest_plugins = ["tests.servers", "tests.s3", "tests.localstack"]

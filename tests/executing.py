@@ -15,6 +15,7 @@ from fleek.jobs.execution import Execution, Workshop
 from fleek.jobs.keeper import LeaseKeeper
 from fleek.jobs.orders import OrderLimits
 from fleek.media.images import ImageWorker
+from fleek.observability.metrics import Metrics
 from fleek.providers.base import Capabilities, Provider
 from fleek.providers.registry import Model
 from fleek.storage.base import ObjectInfo, ObjectStorage, SignedUrl, StorageError
@@ -61,14 +62,17 @@ class UnreliableStorage:
     async def delete(self, keys: list[str]) -> None:
         await self._storage.delete(keys)
 
-    def list(self, prefix: str) -> AsyncIterator[ObjectInfo]:
-        return self._storage.list(prefix)
+    def list(self, prefix: str, *, after: str | None = None) -> AsyncIterator[ObjectInfo]:
+        return self._storage.list(prefix, after=after)
 
     async def sign(self, key: str, *, expires_in: timedelta) -> SignedUrl:
         return await self._storage.sign(key, expires_in=expires_in)
 
     async def check(self) -> None:
         await self._storage.check()
+
+    async def prepare(self) -> bool:
+        return await self._storage.prepare()
 
 
 def fake_model(provider: Provider, **changes: Any) -> Model:
@@ -97,6 +101,7 @@ class Worker:
         self.pubsub = RecordingPubSub()
         self.due: list[timedelta] = []
         self.images = ImageWorker(1)
+        self.metrics = Metrics([FAKE.name])
         self.keeper = LeaseKeeper(queue.database, lease=LEASE, interval=timedelta(seconds=10))
         self.shop = Workshop(
             database=queue.database,
@@ -107,6 +112,7 @@ class Worker:
             max_output_bytes=MAX_BYTES,
             on_due=self.due.append,
             order_limits=OrderLimits(reconcile=timedelta(0)),
+            metrics=self.metrics,
         )
 
     def execution(self, job: ClaimedJob, **model: Any) -> Execution:

@@ -133,7 +133,8 @@ class Queue:
     async def apply(self, job: ClaimedJob, transition: Transition, **options: Any) -> Status | None:
         """The worker of a claim applies a transition."""
         options.setdefault("provider", "fake")
-        return await transitions.apply(self.database, job.id, job.fence, transition, **options)
+        moved = await transitions.apply(self.database, job.id, job.fence, transition, **options)
+        return None if moved is None else moved.status
 
     async def rescue(self, job: ClaimedJob, *, own_work: bool = True) -> Status | None:
         """A rescuer that has looked twice takes a job from its worker."""
@@ -155,7 +156,8 @@ class Queue:
     async def finish(self, job: ClaimedJob, count: int | None = None, **options: Any) -> bool:
         """The worker of a claim completes the job."""
         options = {"metrics": {}} | options
-        return await transitions.finish(self.database, job.id, job.fence, stored(job, count), **options)
+        moved = await transitions.finish(self.database, job.id, job.fence, stored(job, count), **options)
+        return moved is not None
 
     async def order(
         self, job: ClaimedJob, handle_id: str | None = None, *, first_index: int = 0, count: int = 1

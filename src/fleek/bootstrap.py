@@ -7,43 +7,61 @@ Everything is built once a process, here, and closed in reverse.
 from __future__ import annotations
 
 import asyncio
+import hmac
 import os
 import secrets
 import socket
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import structlog
+from celery import Celery
+from prometheus_client.registry import Collector
 from sqlalchemy import MetaData
 
-from fleek import failpoints
+from fleek import __version__, failpoints
 from fleek.core.cursor import CursorCodec
 from fleek.core.errors import ConfigurationError, NotFound
 from fleek.db.base import Base
+from fleek.db.revisions import shipped_revisions
+from fleek.db.schema import Schema
 from fleek.db.session import Database, PoolOptions
 from fleek.events import models as _events  # noqa: F401  registers its tables
 from fleek.jobs import models as _jobs  # noqa: F401  registers its tables
 from fleek.jobs.caretakers import DeadlineWatcher, Rescuer
 from fleek.jobs.claim import Claimer, ServedModel
 from fleek.jobs.execution import Workshop
+from fleek.jobs.figures import QueueWatch
 from fleek.jobs.keeper import LeaseKeeper
 from fleek.jobs.lanes import Lanes
 from fleek.jobs.orders import OrderLimits
+from fleek.jobs.orphans import OrphanFinder, OrphanRules
+from fleek.jobs.pruner import Pruner
 from fleek.jobs.service import JobService
 from fleek.jobs.waiting import Waiters
-from fleek.logs import models as _logs  # noqa: F401  registers its tables
+from fleek.logs import models as _logs, repository as log_entries  # noqa: F401  registers its tables
+from fleek.logs.service import LogService
+from fleek.logs.sink import stored_records
 from fleek.media import models as _media  # noqa: F401  registers its tables
 from fleek.media.images import ImageWorker
 from fleek.media.service import MediaService
+from fleek.media.signing import SignedUrls
 from fleek.media.variants import VariantMaker
+from fleek.observability.metrics import LostRecords, Metrics
+from fleek.observability.queue_metrics import QueueCollector
+from fleek.observability.redaction import Redactor, known_secrets
 from fleek.providers.base import Provider
-from fleek.providers.registry import Catalog, Model, build_catalog, load_providers
-from fleek.queue.base import Waker, describe_worker
-from fleek.queue.celery_app import CeleryWaker, create_celery_app
+from fleek.providers.registry import DEMO, Catalog, Model, build_catalog, load_providers
+from fleek.queue.base import DEFAULT_QUEUE, Presence, Waker, describe_worker
+from fleek.queue.cache import RedisCache
+from fleek.queue.celery_app import CeleryWaker, create_celery_app, publish_ping
 from fleek.queue.pubsub import RedisPubSub
+from fleek.queue.round_trip import Responder, RoundTrips
 from fleek.settings import Settings
 from fleek.storage.base import ObjectStorage
 from fleek.storage.object_store import open_storage
@@ -70,6 +88,11 @@ class ApiContext:
     signer: UrlSigner
     waiters: Waiters
     pubsub: RedisPubSub
+    schema: Schema
+    round_trips: RoundTrips
+    metrics: Metrics
+    queue_watch: QueueWatch
+    logs: LogService
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,16 +100,30 @@ class WorkerContext:
     """What a worker process works with."""
 
     worker: str
+    schema: Schema
     catalog: Catalog
     claimer: Claimer
     keeper: LeaseKeeper
     rescuer: Rescuer
     deadlines: DeadlineWatcher
+    pruner: Pruner
     waker: Waker
     pubsub: RedisPubSub
     workshop: Callable[[Callable[[timedelta], None]], Workshop]
     create_timeout: timedelta
     """How long an order may take to be placed."""
+    responder: Callable[[Callable[[], bool]], Responder]
+    """Answers pings, given what says whether this process claims."""
+    metrics: Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class PruneTools:
+    """What deletes by age, for a worker and for the command that does it by hand."""
+
+    database: Database
+    orphans: OrphanFinder
+    pruner: Pruner
 
 
 def load_metadata() -> MetaData:
@@ -95,63 +132,101 @@ def load_metadata() -> MetaData:
 
 
 @asynccontextmanager
-async def open_api(settings: Settings) -> AsyncIterator[ApiContext]:
+async def open_api(settings: Settings, metrics: Metrics) -> AsyncIterator[ApiContext]:
     """Build an api process's parts, start what runs in the background, and close all of it."""
     _warn_of_failpoints()
     async with AsyncExitStack() as stack:
         database = _open_database(stack, settings, "fleek api")
+        schema = await _open_schema(settings, database)
+        await _open_log_store(stack, settings, database, _name_process(), metrics)
         signer = UrlSigner(load_secret(settings))
         storage = open_media_storage(settings, signer)
         images = ImageWorker(settings.variant_threads)
         stack.callback(images.close)
         pubsub = RedisPubSub(settings.resolved_redis_url)
-        waker = _open_waker(stack, settings)
+        celery = create_celery_app(settings.resolved_redis_url, settings.queues)
+        waker = _open_waker(stack, celery, metrics)
         catalog = await _open_catalog(stack, settings)
         cursors = CursorCodec(load_secret(settings))
-        media = MediaService(
-            database,
-            storage,
-            VariantMaker(storage, images),
-            cursors,
-            timedelta(seconds=settings.content_url_ttl),
-        )
+        signed_urls = await _open_signed_urls(stack, settings, storage, metrics)
+        media = MediaService(database, storage, VariantMaker(storage, images), cursors, signed_urls)
         waiters = Waiters(database, pubsub)
         await waiters.start()
         stack.push_async_callback(waiters.aclose)
         await pubsub.start()
         stack.push_async_callback(pubsub.aclose)
-        jobs = JobService(database, catalog, waker, pubsub, cursors, media.delete_objects)
-        lanes = Lanes(database, waker)
-        yield ApiContext(settings, database, catalog, jobs, lanes, media, storage, signer, waiters, pubsub)
+        jobs = JobService(database, catalog, waker, pubsub, cursors, media.delete_objects, metrics)
+        lanes = Lanes(database, waker, metrics=metrics)
+        round_trips = RoundTrips(
+            settings.resolved_redis_url, partial(publish_ping, celery), _queues_in_use(catalog)
+        )
+        stack.push_async_callback(round_trips.aclose)
+        _run_beside(stack, schema.until_usable())
+        yield ApiContext(
+            settings,
+            database,
+            catalog,
+            jobs,
+            lanes,
+            media,
+            storage,
+            signer,
+            waiters,
+            pubsub,
+            schema,
+            round_trips,
+            metrics,
+            _open_queue_watch(stack, database, metrics),
+            LogService(database),
+        )
 
 
 @asynccontextmanager
-async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
+async def open_worker(settings: Settings, metrics: Metrics) -> AsyncIterator[WorkerContext]:
     """Build a worker process's parts, and close them; the caller starts its loops."""
     _warn_of_failpoints()
     async with AsyncExitStack() as stack:
         database = _open_database(stack, settings, describe_worker(settings.queues))
+        schema = await _open_schema(settings, database)
+        worker = _name_process()
+        await _open_log_store(stack, settings, database, worker, metrics)
         storage = open_media_storage(settings, UrlSigner(load_secret(settings)))
         images = ImageWorker(settings.variant_threads)
         stack.callback(images.close)
         pubsub = RedisPubSub(settings.resolved_redis_url)
         stack.push_async_callback(pubsub.aclose)
-        waker = _open_waker(stack, settings)
+        waker = _open_waker(stack, create_celery_app(settings.resolved_redis_url, settings.queues), metrics)
         catalog = await _open_catalog(stack, settings)
         lease = timedelta(seconds=settings.lease)
         keeper = LeaseKeeper(database, lease=lease, interval=timedelta(seconds=settings.renew_interval))
         order_limits = OrderLimits(reconcile=timedelta(seconds=settings.reconcile_grace))
-        worker = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
 
         def workshop(on_due: Callable[[timedelta], None]) -> Workshop:
             return Workshop(
-                database, storage, images, pubsub, keeper, settings.max_output_bytes, on_due, order_limits
+                database,
+                storage,
+                images,
+                pubsub,
+                keeper,
+                settings.max_output_bytes,
+                on_due,
+                order_limits,
+                media_ttl=settings.media_ttl,
+                log_prompts=settings.log_prompts,
+                metrics=metrics,
             )
+
+        def responder(is_ready: Callable[[], bool]) -> Responder:
+            def describe() -> Presence:
+                return Presence(worker, settings.queues, __version__, is_ready())
+
+            return Responder(settings.resolved_redis_url, describe)
 
         yield WorkerContext(
             worker=worker,
+            schema=schema,
             catalog=catalog,
-            claimer=_build_claimer(database, catalog, worker, lease),
+            claimer=_build_claimer(database, catalog, worker, lease, metrics),
             keeper=keeper,
             rescuer=Rescuer(
                 database,
@@ -159,13 +234,33 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
                 pubsub,
                 provider_of=lambda model: _provider_name(catalog, model),
                 confirm_after=settings.rescue_confirm_after,
+                metrics=metrics,
             ),
-            deadlines=DeadlineWatcher(database, pubsub),
+            deadlines=DeadlineWatcher(database, pubsub, metrics=metrics),
+            pruner=_build_prune_tools(settings, database, storage, worker).pruner,
             waker=waker,
             pubsub=pubsub,
             workshop=workshop,
             create_timeout=order_limits.create,
+            responder=responder,
+            metrics=metrics,
         )
+
+
+@asynccontextmanager
+async def open_prune_tools(settings: Settings, statement_timeout: float) -> AsyncIterator[PruneTools]:
+    """For a process that only prunes; it counts too, which takes longer than other statements may (s)."""
+    async with AsyncExitStack() as stack:
+        patient = settings.model_copy(update={"database_statement_timeout": statement_timeout})
+        database = _open_database(stack, patient, "fleek prune")
+        await _open_schema(settings, database)
+        storage = open_media_storage(settings, UrlSigner(load_secret(settings)))
+        yield _build_prune_tools(settings, database, storage, _name_process())
+
+
+def build_metrics(settings: Settings) -> Metrics:
+    """What one process counts with; the names of its models are the declared ones."""
+    return Metrics([*settings.models, DEMO])
 
 
 def open_media_storage(settings: Settings, signer: UrlSigner) -> ObjectStorage:
@@ -178,6 +273,14 @@ def open_media_storage(settings: Settings, signer: UrlSigner) -> ObjectStorage:
         region=settings.storage_region,
         path_style=settings.storage_path_style,
     )
+
+
+def build_redactor(settings: Settings) -> Redactor:
+    """Knows every secret that this process knows."""
+    secret = b""
+    with suppress(ConfigurationError):  # Whoever needs the key says what is wrong with it.
+        secret = load_secret(settings)
+    return Redactor({*known_secrets(settings, os.environ), secret.decode(errors="replace")})
 
 
 def load_secret(settings: Settings) -> bytes:
@@ -205,7 +308,8 @@ def load_secret(settings: Settings) -> bytes:
 
 def _generate_secret(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f"{path.name}.{os.getpid()}")
+    # No process id in the name: in containers that share the folder every process has the same one.
+    draft = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w") as file:
         file.write(secrets.token_hex(_SECRET_BYTES) + "\n")
@@ -239,11 +343,66 @@ def _open_database(stack: AsyncExitStack, settings: Settings, application: str) 
     return database
 
 
-def _open_waker(stack: AsyncExitStack, settings: Settings) -> Waker:
-    waker = CeleryWaker(create_celery_app(settings.resolved_redis_url, settings.queues))
+async def _open_signed_urls(
+    stack: AsyncExitStack, settings: Settings, storage: ObjectStorage, metrics: Metrics
+) -> SignedUrls:
+    """With the cache that api processes share, where they are to."""
+    reuse, ttl = settings.content_url_reuse, timedelta(seconds=settings.content_url_ttl)
+    cache = None
+    if reuse == "shared":
+        # URLs of another bucket or endpoint are none of ours: the seal tells them apart.
+        place = (settings.resolved_storage_url, settings.storage_endpoint, settings.storage_public_endpoint)
+        secret = hmac.digest(load_secret(settings), repr(place).encode(), "sha256")
+        cache = RedisCache(settings.resolved_redis_url, secret)
+        await cache.start()
+        stack.push_async_callback(cache.aclose)
+    return SignedUrls(storage, ttl, cache, metrics, is_reusing=reuse != "off")
+
+
+async def _open_schema(settings: Settings, database: Database) -> Schema:
+    """Raises ConfigurationError where the schema is too old to begin with."""
+    schema = Schema(database, shipped_revisions(), may_wait=settings.wait_for_schema)
+    await schema.check()
+    return schema
+
+
+def _run_beside(stack: AsyncExitStack, work: Coroutine[Any, Any, None]) -> None:
+    """Run `work` in the background until it ends, or the stack is closed."""
+    task = asyncio.create_task(work)
+    stack.callback(task.cancel)
+
+
+def _queues_in_use(catalog: Catalog) -> list[str]:
+    """The queues that jobs of the catalog's models wait in."""
+    queues = {model.queue for model in catalog.all()}
+    return sorted(queues | {DEFAULT_QUEUE} if catalog.is_open or not queues else queues)
+
+
+def _open_waker(stack: AsyncExitStack, celery: Celery, metrics: Metrics) -> Waker:
+    waker = CeleryWaker(celery, lambda queue, is_sent: metrics.wake_up_published(queue, is_sent=is_sent))
     # It waits for its thread, which may wait for the broker.
     stack.push_async_callback(asyncio.to_thread, waker.close)
     return waker
+
+
+async def _open_log_store(
+    stack: AsyncExitStack, settings: Settings, database: Database, process: str, metrics: Metrics
+) -> None:
+    sink = await stack.enter_async_context(stored_records(database, process, build_redactor(settings)))
+    _show(stack, metrics, LostRecords(lambda: sink.lost))
+
+
+def _open_queue_watch(stack: AsyncExitStack, database: Database, metrics: Metrics) -> QueueWatch:
+    """Puts the queue's figures among what the process counts itself."""
+    collector = QueueCollector(metrics.model_label)
+    _show(stack, metrics, collector)
+    return QueueWatch(database, collector)
+
+
+def _show(stack: AsyncExitStack, metrics: Metrics, collector: Collector) -> None:
+    """On the page of metrics, until the stack is closed: then nobody has figures any more."""
+    metrics.registry.register(collector)
+    stack.callback(metrics.registry.unregister, collector)
 
 
 async def _open_catalog(stack: AsyncExitStack, settings: Settings) -> Catalog:
@@ -262,7 +421,9 @@ async def _close(provider: Provider, within: float = _CLOSE_SECONDS) -> None:
         _log.warning("provider_close_failed", provider=provider.name, error=type(error).__name__)
 
 
-def _build_claimer(database: Database, catalog: Catalog, worker: str, lease: timedelta) -> Claimer:
+def _build_claimer(
+    database: Database, catalog: Catalog, worker: str, lease: timedelta, metrics: Metrics
+) -> Claimer:
     def serve(name: str) -> ServedModel | None:
         model = _find(catalog, name)
         return None if model is None else _to_served(model)
@@ -273,7 +434,27 @@ def _build_claimer(database: Database, catalog: Catalog, worker: str, lease: tim
         lease=lease,
         models=[_to_served(model) for model in catalog.all()],
         serve=serve if catalog.is_open else None,
+        metrics=metrics,
     )
+
+
+def _build_prune_tools(
+    settings: Settings, database: Database, storage: ObjectStorage, process: str
+) -> PruneTools:
+    rules = OrphanRules(settings.orphan_age, settings.orphan_interval)
+    orphans = OrphanFinder(database, storage, rules, walker=process)
+    pruner = Pruner(
+        database,
+        storage,
+        orphans,
+        job_retention=settings.job_retention,
+        prune_logs=partial(log_entries.prune, database, settings.log_retention),
+    )
+    return PruneTools(database, orphans, pruner)
+
+
+def _name_process() -> str:
+    return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
 
 
 def _to_served(model: Model) -> ServedModel:

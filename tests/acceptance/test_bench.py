@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from tests.acceptance.conftest import ROOT, clean_environment, processes_of
 
-ROWS = ["status", "pipeline"]
-"""The two that start the most; `generator`, `submit` and `overhead` are made of the same parts."""
+ROWS = ["status", "pipeline", "cache"]
+"""Those that start the most; the others are made of the same parts."""
 LITTLE = ["--seconds", "0.2", "--rounds", "1", "--jobs", "30"]
 
 

@@ -368,6 +368,22 @@ class TestJobs:
         assert [event["sequence"] for event in events if event["sequence"]] == [1, 2, 3]
         assert last["job"]["status"] == "completed"
 
+    def test_the_log_of_a_job_is_followed_to_its_last_record(self, shell: Shell) -> None:
+        job_id = shell.submit(*_QUICK)
+
+        followed = shell.run("jobs", "logs", job_id, "-f", "--json")
+        again = shell.run("jobs", "logs", job_id)
+
+        records = [json.loads(line) for line in followed.out.splitlines()]
+        assert (followed.code, followed.err) == (0, "")
+        assert [record["event"] for record in records] == [
+            "attempt_started",
+            "outputs_stored",
+            "attempt_finished",
+        ]
+        assert records[-1]["data"]["outcome"] == "completed"
+        assert len(again.out.splitlines()) == 3
+
     def test_watching_a_finished_job_can_still_save_it(self, shell: Shell) -> None:
         job_id = shell.submit(*_QUICK)
         assert shell.run("jobs", "watch", job_id).out == f"{job_id}\tcompleted\n"

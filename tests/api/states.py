@@ -22,8 +22,9 @@ _DELETE = text("DELETE FROM jobs WHERE id = :id")
 async def give_back(database: Database, job: MadeJob) -> None:
     """Back to the queue, as at a shutdown."""
     transition = Transition(Status.IN_QUEUE, Reason.INTERRUPTED)
-    status = await transitions.apply(database, job.id, job.fence, transition, provider="demo")
-    assert status is Status.IN_QUEUE
+    moved = await transitions.apply(database, job.id, job.fence, transition, provider="demo")
+    assert moved is not None
+    assert moved.status is Status.IN_QUEUE
 
 
 async def complete(database: Database, job: MadeJob) -> None:

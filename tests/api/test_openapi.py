@@ -29,6 +29,7 @@ ROUTES = {
     "DELETE /v1/media/jobs/{job_id}",
     "POST /v1/media/jobs/{job_id}/retry",
     "GET /v1/media/jobs/{job_id}/events",
+    "GET /v1/media/jobs/{job_id}/logs",
     "GET /v1/media/{media_id}",
     "GET /v1/media",
     "GET /v1/media/content/{media_id}",
@@ -41,6 +42,9 @@ ROUTES = {
     "GET /livez",
     "GET /readyz",
     "GET /health",
+    "GET /tools/status",
+    "GET /tools/celery_status",
+    "GET /v1/info",
 }
 
 

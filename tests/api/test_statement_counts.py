@@ -61,6 +61,7 @@ ROUTES = {
     "content": ("GET", "/v1/media/content/{media}", 307, 1),
     "content through the api": ("GET", "/v1/media/content/{media}?proxy=true", 200, 1),
     "events": ("GET", "/v1/media/jobs/{job}/events", 200, 2),
+    "log": ("GET", "/v1/media/jobs/{job}/logs", 200, 1),
     "a cancel": ("POST", "/v1/media/jobs/{job}/cancel", 200, 3),
     "deleting media": ("DELETE", "/v1/media/{media}", 204, 1),
     "deleting": ("DELETE", "/v1/media/jobs/{job}", 204, 1),

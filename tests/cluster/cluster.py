@@ -142,8 +142,8 @@ class Cluster:
             await connection.close()
 
     def objects(self) -> dict[str, Any]:
-        """Every object of the bucket with its `LastModified`, by its key as rows name it."""
-        pages = self.store.get_paginator("list_objects_v2").paginate(Bucket=BUCKET)
+        """Every stored output and variant with its `LastModified`, by its key as rows name it."""
+        pages = self.store.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=f"{PREFIX}/media/")
         found = [item for page in pages for item in page.get("Contents", ())]
         return {item["Key"].removeprefix(f"{PREFIX}/"): item["LastModified"] for item in found}
 

@@ -29,7 +29,7 @@ _CRASHES = (
 )
 """What a process says when something happened that nobody thought of."""
 
-_JOBS = """
+JOBS = """
 SELECT jobs.*, prompt, CAST(parameters ->> 'seed' AS bigint) AS seed,
     lease_expires_at < clock_timestamp() AS is_lease_expired
 FROM jobs JOIN job_requests ON job_requests.job_id = jobs.id
@@ -72,7 +72,7 @@ class Verdict:
 def collect(cluster: Cluster, accepted: Mapping[str, str] | None = None) -> Facts:
     """The facts of a cluster in which nothing moves any more."""
     return Facts(
-        jobs=cluster.query(_JOBS),
+        jobs=cluster.query(JOBS),
         events=cluster.query("SELECT * FROM events ORDER BY job_id, sequence"),
         submissions=cluster.query("SELECT * FROM submissions ORDER BY job_id, ordinal"),
         media=cluster.query("SELECT * FROM media"),

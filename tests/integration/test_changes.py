@@ -143,7 +143,7 @@ class TestCancel:
     async def test_a_waiting_job_ends_at_once(self, queue: Queue) -> None:
         job = await queue.accept()
 
-        assert await queue.cancel(job.id) == Moved(Status.CANCELED, "default")
+        assert await queue.cancel(job.id) == Moved(Status.CANCELED, "default", "fake")
 
         row = await queue.row(job.id)
         assert (row.status, row.reason) == ("canceled", "canceled")
@@ -154,7 +154,7 @@ class TestCancel:
         job = await queue.accept_and_claim()
         await queue.apply(job, RETRY_LATER)
 
-        assert await queue.cancel(job.id) == Moved(Status.CANCELED, "default")
+        assert await queue.cancel(job.id) == Moved(Status.CANCELED, "default", "fake")
 
     async def test_a_job_with_an_open_order_is_woken_to_cancel_it_there(self, queue: Queue) -> None:
         job = await queue.accept_and_claim()
@@ -164,7 +164,7 @@ class TestCancel:
         moved = await queue.cancel(job.id)
 
         row = await queue.row(job.id)
-        assert moved == Moved(Status.IN_QUEUE, "default")
+        assert moved == Moved(Status.IN_QUEUE, "default", "fake")
         assert row.resuming
         assert (await queue.claim_one()).cancel_requested
 
@@ -174,7 +174,7 @@ class TestCancel:
         moved = await queue.cancel(job.id)
 
         row = await queue.row(job.id)
-        assert moved == Moved(Status.PROCESSING, "default")
+        assert moved == Moved(Status.PROCESSING, "default", "fake")
         assert row.cancel_requested_at is not None
         assert (row.status, row.reason, row.fence) == ("processing", "claimed", 1)
         assert await queue.history(job.id) == [EventKind.ACCEPTED, EventKind.CLAIMED]
@@ -184,7 +184,7 @@ class TestCancel:
         await queue.cancel(job.id)
         asked = (await queue.row(job.id)).cancel_requested_at
 
-        assert await queue.cancel(job.id) == Moved(Status.PROCESSING, "default")
+        assert await queue.cancel(job.id) == Moved(Status.PROCESSING, "default", "fake")
         assert (await queue.row(job.id)).cancel_requested_at == asked
 
     @pytest.mark.parametrize("with_order", [False, True])
@@ -243,7 +243,7 @@ class TestRetry:
         await queue.change("UPDATE jobs SET deferrals = 5, crashes = 2, progress = 0.5")
         await queue.pass_deadline(job.id)
 
-        assert await queue.retry(job.id) == Moved(Status.IN_QUEUE, "default")
+        assert await queue.retry(job.id) == Moved(Status.IN_QUEUE, "default", "fake")
 
         row = await queue.row(job.id)
         assert (row.status, row.reason) == ("in_queue", "retried_by_client")

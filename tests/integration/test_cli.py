@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.engine import make_url
 from tests.factories import make_job
 
 from fleek.cli.exits import ExitCode
@@ -69,6 +70,21 @@ class TestDb:
 
         assert execute(["db", "downgrade", "base", "--yes"]) == ExitCode.OK
         assert capsys.readouterr() == ("\n", f"Moved from {head()}\n")
+
+    def test_the_schema_of_a_later_release_is_left_as_it_is(
+        self,
+        database_url: str,
+        postgres: PostgresServer,
+        environment: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        environment.setenv("FLEEK_DATABASE_URL", database_url)
+        newer = "UPDATE alembic_version SET version_num = 'of_next_year'"
+        postgres.query(newer, str(make_url(database_url).database))
+
+        assert execute(["db", "upgrade"]) == ExitCode.OK
+        assert capsys.readouterr() == ("of_next_year\n", "Nothing to do\n")
+        assert execute(["db", "upgrade", "of_never"]) == ExitCode.USAGE
 
     @pytest.mark.usefixtures("empty_database")
     def test_with_json(self, capsys: pytest.CaptureFixture[str]) -> None:
@@ -177,7 +193,9 @@ class TestDoctor:
         document = json.loads(capsys.readouterr().out)
         checks = {check["name"]: check for check in document["checks"]}
         is_well = all(check["status"] != "failed" for check in checks.values())
-        assert (code, document["ok"]) == (0 if is_well else 1, is_well)
+        # Where the configuration is wrong, nothing else could be looked at.
+        failed = ExitCode.USAGE if list(checks) == ["configuration"] else ExitCode.FAILED
+        assert (code, document["ok"]) == (ExitCode.OK if is_well else failed, is_well)
         assert all(
             bool(check["remedy"]) is (check["status"] in {"warning", "failed"}) for check in checks.values()
         )

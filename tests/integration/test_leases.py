@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from uuid import UUID
 
 import pytest
 from sqlalchemy import text
@@ -24,6 +25,10 @@ async def renew(queue: Queue, *jobs: ClaimedJob, progress: float | None = None) 
     held = [Held(job.id, job.fence, progress) for job in jobs]
     renewals = await leases.renew(queue.database, held, LEASE)
     return [renewals[one.id, one.fence] for one in held]
+
+
+async def end_past_deadline(queue: Queue) -> list[UUID]:
+    return [job.id for job in await leases.end_past_deadline(queue.database, "too late")]
 
 
 class TestRenew:
@@ -182,7 +187,7 @@ class TestDeadlines:
         jobs = [await queue.accept() for _ in range(2)]
         await queue.pass_deadline(jobs[0].id)
 
-        assert await leases.end_past_deadline(queue.database, "too late") == [jobs[0].id]
+        assert await end_past_deadline(queue) == [jobs[0].id]
 
         row = await queue.row(jobs[0].id)
         assert (row.status, row.reason) == ("error", "deadline_passed")
@@ -194,7 +199,7 @@ class TestDeadlines:
         await queue.change("UPDATE jobs SET available_at = clock_timestamp() + interval '1 hour'")
         await queue.pass_deadline(job.id)
 
-        assert await leases.end_past_deadline(queue.database, "too late") == [job.id]
+        assert await end_past_deadline(queue) == [job.id]
 
     async def test_a_running_job_and_one_with_an_open_order_do_not(self, queue: Queue) -> None:
         resuming = await queue.accept_and_claim()
@@ -215,7 +220,7 @@ class TestDeadlines:
         await queue.put_back(job)
         await queue.change("UPDATE jobs SET deadline_at = clock_timestamp() - interval '25 hours'")
 
-        assert await leases.end_past_deadline(queue.database, "too late") == [job.id]
+        assert await end_past_deadline(queue) == [job.id]
 
         row = await queue.row(job.id)
         [order] = await queue.orders(job.id)
@@ -239,4 +244,4 @@ class TestDeadlines:
             while_another_looks = await leases.end_past_deadline(queue.database, "x")
 
         assert while_another_looks == []
-        assert await leases.end_past_deadline(queue.database, "x") == [job.id]
+        assert await end_past_deadline(queue) == [job.id]

@@ -38,6 +38,7 @@ from fleek.media.images import ImageWorker
 from fleek.media.repository import MediaFilter
 from fleek.media.schemas import MediaPage
 from fleek.media.service import MediaService
+from fleek.media.signing import SignedUrls
 from fleek.media.variants import VariantMaker
 from fleek.storage.base import ObjectNotFoundError, ObjectStorage, StorageError
 from fleek.storage.object_store import open_storage
@@ -97,8 +98,9 @@ async def world(database_url: str) -> AsyncIterator[World]:
     images, cursors = ImageWorker(1), CursorCodec(b"s" * 32)
     variants = VariantMaker(storage, images)
     away: Any = AwayStorage()
-    without_store = MediaService(database, away, VariantMaker(away, images), cursors, TTL)
-    yield World(database, storage, MediaService(database, storage, variants, cursors, TTL), without_store)
+    without_store = MediaService(database, away, VariantMaker(away, images), cursors, SignedUrls(away, TTL))
+    media = MediaService(database, storage, variants, cursors, SignedUrls(storage, TTL))
+    yield World(database, storage, media, without_store)
     await variants.aclose()
     images.close()
     await database.aclose()
@@ -426,9 +428,7 @@ async def test_a_deletion_holds_although_the_store_is_away(world: World) -> None
         await world.without_store.delete(LOCAL_OWNER, job.media_ids[0])
 
     assert await world.error_of(job.media_ids[0]) is Gone
-    assert [(entry["event"], entry["keys"]) for entry in logs] == [
-        ("media.objects_left_behind", list(job.keys))
-    ]
+    assert [(entry["event"], entry["keys"]) for entry in logs] == [("objects_left_behind", list(job.keys))]
 
 
 async def test_fetching_and_deleting_are_one_statement_each(world: World) -> None:

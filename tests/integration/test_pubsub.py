@@ -280,3 +280,16 @@ class TestRecording:
         assert recording.announced == heard == [sent]
         assert len(connects) == 2
         assert recording.closed
+
+
+@pytest.mark.parametrize("turns", range(12))
+async def test_it_ends_at_once_however_far_it_has_come_with_connecting(redis_url: str, turns: int) -> None:
+    for _ in range(5):
+        process = Process(redis_url)
+        await process.pubsub.start()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        async with asyncio.timeout(20):
+            await process.pubsub.aclose()
+
+        assert all(task.done() for task in process.pubsub._tasks)

@@ -128,7 +128,7 @@ class TestProgram:
 
         text = capsys.readouterr().out
         listed = [line.split()[0] for line in text.partition("Commands:")[2].splitlines() if line.strip()]
-        assert listed[:8] == ["generate", "jobs", "models", "up", "doctor", "api", "worker", "db"]
+        assert listed[:8] == ["generate", "jobs", "models", "up", "doctor", "api", "worker", "health"]
         assert "124 --timeout" in text
 
     @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from fleek.core import errors
 from fleek.core.errors import (
     ConfigurationError,
     Conflict,
+    DatabaseReadOnly,
     DatabaseUnavailable,
     FleekError,
     Forbidden,
@@ -33,6 +34,7 @@ from fleek.core.errors import (
     OutputTooLarge,
     ProviderError,
     ProviderErrorKind,
+    SchemaOutdated,
     StorageUnavailable,
     Unavailable,
     Violation,
@@ -70,6 +72,8 @@ WITHOUT_ARGUMENTS = {
     Gone: "gone",
     Forbidden: "forbidden",
     DatabaseUnavailable: "database_unavailable",
+    DatabaseReadOnly: "database_read_only",
+    SchemaOutdated: "schema_outdated",
     StorageUnavailable: "storage_unavailable",
     LeaseLost: "lease_lost",
 }
@@ -126,7 +130,8 @@ def test_trying_again_helps_exactly_where_nothing_is_wrong_with_the_request() ->
     retryable = {cls for cls in TREE if cls.retryable}
 
     assert retryable == {
-        NotReady, IdempotencyInFlight, Unavailable, DatabaseUnavailable, StorageUnavailable, OutputInvalid
+        NotReady, IdempotencyInFlight, Unavailable, DatabaseUnavailable, DatabaseReadOnly, SchemaOutdated,
+        StorageUnavailable, OutputInvalid,
     }  # fmt: skip
 
 

@@ -1,13 +1,12 @@
-"""The newest migration, read from the scripts' text."""
+"""The revisions that a release ships, read from the migrations' text."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
+from alembic.script import ScriptDirectory
 
 import fleek.db.migrate
-from fleek.cli.schema import newest_revision
+from fleek.db.revisions import read_revisions, shipped_revisions
 
 
 def _script(revision: str, parents: str) -> str:
@@ -28,10 +27,12 @@ def _script(revision: str, parents: str) -> str:
 def test_the_newest_revision_is_the_one_that_nothing_builds_on(
     scripts: list[str], newest: str | None
 ) -> None:
-    assert newest_revision(scripts) == newest
+    assert read_revisions(scripts).head == newest
 
 
-def test_it_is_the_migration_tool_s_own_head() -> None:
-    versions = Path(fleek.db.migrate.__file__).parent / "migrations" / "versions"
+def test_they_are_those_that_the_migration_tool_finds() -> None:
+    scripts = ScriptDirectory(str(fleek.db.migrate._SCRIPTS))
+    found = {script.revision for script in scripts.walk_revisions()}
 
-    assert newest_revision(path.read_text() for path in versions.glob("*.py")) == fleek.db.migrate.head()
+    assert shipped_revisions().known == found
+    assert shipped_revisions().head == fleek.db.migrate.head()

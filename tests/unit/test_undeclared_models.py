@@ -12,6 +12,7 @@ from fleek.bootstrap import _build_claimer, _provider_name
 from fleek.core.errors import NotFound
 from fleek.db.session import Database
 from fleek.jobs.claim import ServedModel
+from fleek.observability.metrics import Metrics
 from fleek.providers.base import Provider
 from fleek.providers.registry import Catalog, build_catalog, load_providers
 from fleek.testing import FakeProvider
@@ -105,7 +106,7 @@ async def test_a_worker_serves_them_and_its_rescuer_knows_their_provider() -> No
     open_one, closed = catalog(Gallery()), catalog(Gallery(open_to_all=False))
 
     found, missing = (
-        _build_claimer(database, one, "w", LEASE)._find("owner/name") for one in (open_one, closed)
+        _build_claimer(database, one, "w", LEASE, Metrics())._find("owner/name") for one in (open_one, closed)
     )
     await database.aclose()
 

@@ -6,30 +6,44 @@ import asyncio
 import signal
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from types import FrameType
 
 from fastapi import FastAPI
 
-from fleek.api import generate, health, jobs, media, models, objects
+from fleek.api import generate, health, jobs, logs, media, models, objects, tools
 from fleek.api.docs import Application, add_docs
+from fleek.api.metrics import add_metrics
 from fleek.api.middleware import FrontDoor, allowed_host_names
 from fleek.api.problems import HANDLERS
-from fleek.bootstrap import open_api
+from fleek.api.start import BriefRefusal, noted_refusal
+from fleek.bootstrap import ApiContext, build_metrics, open_api
+from fleek.observability.metrics import Metrics
+from fleek.reporting import start_reporting, warn_of_misnamed
 from fleek.settings import Settings, load_settings
 
-_ROUTERS = (generate.router, jobs.router, media.router, objects.router, models.router, health.router)
+_ROUTERS = (
+    generate.router,
+    jobs.router,
+    logs.router,
+    media.router,
+    objects.router,
+    models.router,
+    health.router,
+    tools.router,
+)
 """The hot routes first: paths are matched in this order."""
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The ASGI application; its parts are opened when the server starts it, and closed with it."""
     chosen = settings or load_settings()
+    metrics = build_metrics(chosen)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with open_api(chosen) as context:
-            app.state.context = context
+        async with AsyncExitStack() as stack:
+            context = app.state.context = await _open(stack, app, chosen, metrics)
             with _told_of_signals(context.waiters.begin_stop):
                 yield
 
@@ -43,12 +57,32 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(
         FrontDoor,
         allowed_hosts=allowed_host_names(chosen.allowed_hosts, chosen.host, chosen.public_url),
+        metrics=metrics.http,
+        log_requests=chosen.log_requests,
     )
+    app.state.refusal = None
+    app.add_middleware(BriefRefusal)
     for router in _ROUTERS:
         # As plain routes: `include_router` would match each of them twice, which shows in the hot ones.
         app.router.routes.extend(router.routes)
+    if chosen.metrics:
+        add_metrics(app)
     add_docs(app)
+    if chosen.sentry_dsn is not None and chosen.sentry_traces_sample_rate > 0:
+        from fleek.api.tracing import Traced  # noqa: PLC0415  Sentry's SDK is loaded only where it is used
+
+        app.add_middleware(Traced, reports=lambda: app.state.sentry)
     return app
+
+
+async def _open(stack: AsyncExitStack, app: FastAPI, settings: Settings, metrics: Metrics) -> ApiContext:
+    """Build what the process works with, once it can tell of what goes wrong."""
+    with noted_refusal(app):
+        app.state.sentry = sentry = start_reporting(settings, "api")
+        if sentry is not None:
+            stack.push_async_callback(asyncio.to_thread, sentry.close)
+        warn_of_misnamed()
+        return await stack.enter_async_context(open_api(settings, metrics))
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from typing import Annotated
 from uuid import UUID
 
 from fastapi import Depends, Path, Request
+from structlog.contextvars import bind_contextvars
 
 from fleek.bootstrap import ApiContext
 from fleek.core.errors import NotFound
@@ -24,13 +25,23 @@ class Call:
     urls: Urls
 
 
-async def get_call(request: Request) -> Call:
-    """The call that a request makes. Asynchronous, because a plain function would cost a thread."""
+async def get_context(request: Request) -> ApiContext:
+    """The parts of this process. Asynchronous, because a plain function would cost a thread."""
     context: ApiContext = request.app.state.context
+    return context
+
+
+async def get_call(request: Request) -> Call:
+    """The call that a request makes. Raises SchemaOutdated where it is known that no call can work."""
+    context: ApiContext = request.app.state.context
+    context.schema.require()
+    bind_contextvars(owner=LOCAL_OWNER)
     return Call(context, LOCAL_OWNER, _urls(request, context.settings.public_url))
 
 
 CallDep = Annotated[Call, Depends(get_call)]
+ContextDep = Annotated[ApiContext, Depends(get_context)]
+"""For routes that tell how this process is."""
 
 JobId = Annotated[
     str,
@@ -51,10 +62,14 @@ MediaId = Annotated[
 
 
 def known_id(text: str, what: str) -> UUID:
-    """An id as sent. One that cannot be ours is answered like one that is not there: NotFound."""
+    """An id as sent, which records of this request name from here on.
+
+    One that cannot be ours is answered like one that is not there: NotFound.
+    """
     found = parse_id(text)
     if found is None:
         raise NotFound(what)
+    bind_contextvars(**{f"{what}_id": str(found)})
     return found
 
 

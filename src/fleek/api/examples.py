@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fleek.jobs.schemas import JOB_EXAMPLES, STATUS_EXAMPLE
+from fleek.logs.schemas import ENTRY_EXAMPLES
 from fleek.media.schemas import MEDIA_EXAMPLE
 
 _CURSOR = "AQAGKPX2dUAAAZIAAAAAcACAAAAAAAAAAax4bHqm5uVvYlV3M0V3mG0"
@@ -105,6 +106,12 @@ id: 3
 
 """
 
+LOG_PAGES: dict[str, Any] = {
+    "more_follows": {"items": ENTRY_EXAMPLES, "next_after": ENTRY_EXAMPLES[-1]["id"]},
+    "last": {"items": ENTRY_EXAMPLES, "next_after": None},
+    "nothing_new": {"items": [], "next_after": None},
+}
+
 _CAPABILITIES: dict[str, Any] = {
     "resumable": False,
     "client_chosen_id": False,
@@ -151,15 +158,42 @@ PAUSE_REQUESTS: dict[str, Any] = {
 
 LIVE: dict[str, Any] = {"status": "ok"}
 _WELL: dict[str, Any] = {"status": "ok", "latency_ms": 0.4}
+_GONE: dict[str, Any] = {"status": "unavailable", "latency_ms": 2504.1}
+_CHECKS: dict[str, Any] = {
+    "database": _WELL,
+    "schema": _WELL,
+    "broker": _WELL,
+    "storage": _WELL,
+    "celery": {"status": "ok", "latency_ms": 3.1},
+}
 READY: dict[str, Any] = {
     "brief": {"status": "ok", "checks": None},
-    "verbose": {"status": "ok", "checks": {"database": _WELL, "broker": _WELL, "storage": _WELL}},
-    "degraded": {
-        "status": "degraded",
-        "checks": {
-            "database": _WELL,
-            "broker": {"status": "unavailable", "latency_ms": 3000.0},
-            "storage": _WELL,
-        },
+    "verbose": {"status": "ok", "checks": _CHECKS},
+    "degraded": {"status": "degraded", "checks": _CHECKS | {"celery": _GONE}},
+}
+TOOLS: dict[str, Any] = {
+    "ok": {"version": "0.1.0", **READY["verbose"]},
+    "degraded": {"version": "0.1.0", **READY["degraded"]},
+}
+_SERVED: dict[str, Any] = {
+    "queue": "default",
+    "waiting": 0,
+    "worker": {"name": "laptop-4711-9f2c1e", "version": "0.1.0", "queues": ["default"], "ready": True},
+    "latency_ms": 3.1,
+}
+CELERY: dict[str, Any] = {
+    "ok": {"status": "ok", "queues": [_SERVED]},
+    "nobody_answers_for_gpu": {
+        "status": "unavailable",
+        "queues": [_SERVED, {"queue": "gpu", "waiting": 3, "worker": None, "latency_ms": None}],
     },
+}
+INFO: dict[str, Any] = {
+    "version": "0.1.0",
+    "api_version": "v1",
+    "migration": {"current": "9d2e4c71ab05", "head": "9d2e4c71ab05", "status": "current"},
+    "models": [
+        {"name": "demo", "provider": "demo", "available": True},
+        {"name": "sketch", "provider": None, "available": False},
+    ],
 }

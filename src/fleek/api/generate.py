@@ -9,6 +9,7 @@ from uuid import UUID
 from fastapi import APIRouter, Query, Request
 from pydantic import Field
 from starlette.responses import Response
+from structlog.contextvars import bind_contextvars
 
 from fleek.api import examples, responses as docs
 from fleek.api.answers import answer, tag_of, tagged, to_json
@@ -19,6 +20,7 @@ from fleek.api.strict_json import StrictRoute
 from fleek.api.waits import Wait
 from fleek.core.job import TERMINAL
 from fleek.jobs.schemas import GenerateRequest, JobOut, JobStatusOut
+from fleek.observability.records import hide_text
 
 _Seconds = Annotated[int, Field(ge=1, le=MAX_WAIT), WholeNumber]
 
@@ -39,8 +41,10 @@ async def generate(request: Request, call: CallDep, body: GenerateRequest) -> Re
     The ids of its results are known at once. With `Prefer: wait=N` the answer waits for the job's end,
     and is 200 if that came in time. A client that disconnects changes nothing for the job.
     """
+    hide_text(body.prompt)
     wait, idempotency = preferred_wait(request), idempotency_of(request)
     accepted = await call.context.jobs.accept(call.owner, body, call.urls, idempotency=idempotency)
+    bind_contextvars(job_id=str(accepted.job.id))
     headers = {"Location": call.urls.job(accepted.job.id)} | replayed(accepted.replayed)
     if wait is None:
         return answer(accepted.job, HTTPStatus.ACCEPTED, headers)

@@ -9,20 +9,28 @@ from __future__ import annotations
 import itertools
 import re
 import secrets
+import time
 from collections.abc import Iterable
 from functools import lru_cache
 from http import HTTPStatus
 from urllib.parse import urlsplit
 
 import structlog
+from prometheus_client import CollectorRegistry
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fleek.api.problems import document, respond, unexpected
+from fleek.observability.metrics import HttpMetrics
 
 _log = structlog.get_logger(__name__)
 
+UNMATCHED = "unmatched"
+"""The route of a request that no route fits, or that was refused before one was looked for."""
+_READS = frozenset({"GET", "HEAD", "OPTIONS"})
+BESIDE = "other"
+"""The route of every page that is no operation of the API, such as those of the documentation."""
 CURRENT_VERSION = "/v1"
 UNVERSIONED = "/media"
 """Routes below this path answer without the version prefix too, as the current version's."""
@@ -58,8 +66,17 @@ def allowed_host_names(allowed: Iterable[str], listening_on: str, public_url: st
 class FrontDoor:
     """ASGI middleware; see the module."""
 
-    def __init__(self, app: ASGIApp, allowed_hosts: frozenset[str]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        allowed_hosts: frozenset[str],
+        metrics: HttpMetrics | None = None,
+        *,
+        log_requests: bool = False,
+    ) -> None:
         self._app = app
+        self._metrics = metrics or HttpMetrics(CollectorRegistry())
+        self._log_requests = log_requests
         self._allowed_hosts = allowed_hosts
         self.is_allowed = lru_cache(maxsize=256)(self._check_host)
         # Unique, not secret: a counter behind a random beginning asks the system for nothing.
@@ -75,6 +92,18 @@ class FrontDoor:
         scope.setdefault("state", {})["request_id"] = request_id
         structlog.contextvars.bind_contextvars(request_id=request_id)
         answer = _Answer(send, request_id)
+        self._metrics.began()
+        try:
+            await self._check_and_answer(scope, receive, answer, hosts, size)
+        finally:
+            self._metrics.ended(scope["method"], _route_of(scope), answer.status, answer.seconds)
+            if self._log_requests or answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+                _tell(scope, answer)
+
+    async def _check_and_answer(
+        self, scope: Scope, receive: Receive, answer: _Answer, hosts: list[bytes], size: int
+    ) -> None:
+        request_id = answer.request_id
         if size > MAX_HEADER_BYTES:
             await _refuse_headers(request_id)(scope, receive, answer.send)
             return
@@ -109,16 +138,48 @@ class _Answer:
     def __init__(self, send: Send, request_id: str) -> None:
         self._send = send
         self.request_id = request_id
-        self.started = False
+        self.status = 0
+        self._arrived = time.perf_counter()
+        self._begun: float | None = None
+
+    @property
+    def started(self) -> bool:
+        return self._begun is not None
+
+    @property
+    def seconds(self) -> float:
+        """Until the answer's begin: how long its client takes to read it says nothing about this server."""
+        return (self._begun or time.perf_counter()) - self._arrived
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self.started = True
+            self.status, self._begun = message["status"], time.perf_counter()
             headers = [*message.get("headers", ()), (b"x-request-id", self.request_id.encode())]
             names = [name for name, _ in headers]
             headers += [default for default in _DEFAULT_HEADERS if default[0] not in names]
             message = {**message, "headers": headers}
         await self._send(message)
+
+
+def _tell(scope: Scope, answer: _Answer) -> None:
+    """One record a request. Reads that went well are most of all, and for those who look into something."""
+    is_read = scope["method"] in _READS and answer.status < HTTPStatus.INTERNAL_SERVER_ERROR
+    facts = {
+        "method": scope["method"],
+        "route": _route_of(scope),
+        "status": answer.status or None,
+        "milliseconds": round(answer.seconds * 1000, 1),
+    }
+    if is_read:
+        _log.debug("request_finished", **facts)
+    else:
+        _log.info("request_finished", **facts)
+
+
+def _route_of(scope: Scope) -> str:
+    """The template of the route that was found: paths are as many as there are clients' ideas."""
+    found = getattr(scope.get("route"), "path_format", None)
+    return found or (BESIDE if "endpoint" in scope else UNMATCHED)
 
 
 def _read_headers(scope: Scope) -> tuple[list[bytes], str | None, int]:

@@ -150,6 +150,7 @@ def _example(error: FleekError | HttpProblem) -> dict[str, Any]:
 
 
 _AWAY = errors.DatabaseUnavailable()
+_UNREADY = (_AWAY, errors.DatabaseReadOnly(), errors.SchemaOutdated())
 _NO_JOB = errors.NotFound("job")
 _NO_MEDIA = errors.NotFound("media")
 _BAD_BODY = (
@@ -244,6 +245,12 @@ def stream_job_events() -> Responses:
     return documented(answers, invalid_last_event_id(), _NO_JOB, _BAD_QUERY, _AWAY)
 
 
+def list_job_logs() -> Responses:
+    """`GET /v1/media/jobs/{job_id}/logs`."""
+    page = found("A page", examples.LOG_PAGES, _NEXT)
+    return documented({200: page}, _NO_JOB, _BAD_QUERY, _AWAY)
+
+
 def list_media() -> Responses:
     """`GET /v1/media`."""
     page = found("A page", examples.MEDIA_PAGES, _NEXT)
@@ -321,4 +328,24 @@ def get_liveness() -> Responses:
 
 def get_readiness() -> Responses:
     """`GET /readyz` and `GET /health`."""
-    return documented({200: found("It can serve", examples.READY)}, _BAD_QUERY, _AWAY)
+    return documented({200: found("It can serve", examples.READY)}, _BAD_QUERY, *_UNREADY)
+
+
+def get_tools_status() -> Responses:
+    """`GET /tools/status`."""
+    return documented({200: found("It can serve", examples.TOOLS)}, _BAD_QUERY, *_UNREADY)
+
+
+def get_celery_status() -> Responses:
+    """`GET /tools/celery_status`."""
+    return documented({200: found("Who answered", examples.CELERY)}, _BAD_QUERY, no_broker())
+
+
+def get_info() -> Responses:
+    """`GET /v1/info`."""
+    return documented({200: found("What runs here", {"two_models": examples.INFO})}, _BAD_QUERY)
+
+
+def no_broker() -> errors.Unavailable:
+    """The error of a broker that is away, where nothing else can be told."""
+    return errors.Unavailable("The broker does not answer; try again shortly")

@@ -10,7 +10,7 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -22,14 +22,13 @@ from fleek.core.errors import FleekError
 from fleek.db import migrate
 from fleek.providers.registry import build_catalog, load_providers
 from fleek.queue.pubsub import RedisPubSub
-from fleek.settings import PREFIX, Settings
+from fleek.settings import Settings, list_files, list_misnamed, list_repeated
 from fleek.storage.base import StorageError
 from fleek.storage.signed_urls import UrlSigner
 
 _OLDEST_POSTGRES = 16
 _MAX_SKEW_SECONDS = 2.0
 _LOW_DISK, _NO_DISK = 2 * 1024**3, 200 * 1024**2
-_CLIENT_VARIABLES = frozenset({"FLEEK_URL", "FLEEK_DEBUG"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,21 +75,22 @@ def _in_a_sentence(words: str) -> str:
     return words[:1].lower() + words[1:]
 
 
-async def _check_configuration(settings: Settings) -> Finding:
+async def _check_configuration(_: Settings) -> Finding:
     if failpoints.is_armed():
         return warning(f"{failpoints.VARIABLE} arms failpoints: processes die on purpose", "unset it")
-    unknown = sorted(_unknown_variables(os.environ, type(settings).model_fields))
-    if unknown:
-        return warning(f"no setting has this name: {', '.join(unknown)}", "correct it, or unset it")
-    return ok("every setting is understood")
+    return judge_configuration(list_misnamed(), list_repeated(), list_files())
 
 
-def _unknown_variables(names: Iterable[str], fields: Iterable[str]) -> set[str]:
-    """Variables with our prefix that set nothing: mostly misspelt ones."""
-    known = {f"{PREFIX}{field.upper()}" for field in fields}
-    known |= {f"{name}_FILE" for name in known} | _CLIENT_VARIABLES
-    given = {name for name in names if name.startswith(PREFIX)}
-    return {name for name in given if name.partition("__")[0].upper() not in known}
+def judge_configuration(
+    misnamed: Mapping[str, str | None], repeated: Sequence[str], files: Sequence[str]
+) -> Finding:
+    """Whether every variable sets something, once; `files` are those that were read."""
+    if misnamed:
+        shown = [name if meant is None else f"{name} (perhaps {meant})" for name, meant in misnamed.items()]
+        return warning(f"no setting has this name: {', '.join(shown)}", "correct it, or unset it")
+    if repeated:
+        return warning(f"given more than once: {', '.join(repeated)}", "keep one; now the last one counts")
+    return ok(f"every setting is understood; files read: {', '.join(files) or 'none'}")
 
 
 async def _check_home(settings: Settings) -> Finding:
@@ -191,7 +191,8 @@ async def _check_storage(settings: Settings) -> Finding:
     try:
         await storage.check()
     except StorageError as error:
-        return failed(str(error), "check FLEEK_STORAGE_URL, its credentials and its permissions")
+        usual = "check FLEEK_STORAGE_URL, its credentials and its permissions"
+        return failed(error.message, error.remedy or usual)
     return ok(settings.resolved_storage_url)
 
 

@@ -12,10 +12,11 @@ from pathlib import Path
 
 from fleek.cli.hosts import is_loopback
 from fleek.cli.supervisor import Kept, Layer
+from fleek.configuration.names import PREFIX
 from fleek.local.postgres import PostgresServer
 from fleek.local.process import Escalation, Process, Program, spawn, stop_leftover
 from fleek.local.valkey import ValkeyServer
-from fleek.settings import PREFIX, Settings
+from fleek.settings import Settings
 
 _WORKER_GRACE_SECONDS = 5
 """Seconds in which running jobs may end at a stop. Celery hears of it up to one second late, giving jobs back
@@ -133,6 +134,8 @@ def _overrides(settings: Settings, listener: socket.socket) -> dict[str, str]:
         "HOST": settings.host,
         "PORT": str(listener.getsockname()[1]),
         "SLOTS": str(settings.slots),
+        # The api starts while the migrations run.
+        "WAIT_FOR_SCHEMA": "true",
         "SHUTDOWN_GRACE": str(min(settings.shutdown_grace, _WORKER_GRACE_SECONDS)),
     }
     if not is_loopback(settings.host) and not settings.allowed_hosts:

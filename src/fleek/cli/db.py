@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated
@@ -14,6 +15,7 @@ from fleek.cli.output import JsonOption, Output
 
 app = typer.Typer(help="The database's schema", rich_markup_mode=None)
 
+_POLL_SECONDS = 1.0
 _START_HINT = "start it (script/up brings its own), or check FLEEK_DATABASE_URL; `fleek doctor` tells more"
 
 
@@ -21,13 +23,19 @@ _START_HINT = "start it (script/up brings its own), or check FLEEK_DATABASE_URL;
 def upgrade(
     revision: Annotated[str, typer.Argument(help="Where to go")] = "head",
     *,
+    wait: Annotated[
+        float, typer.Option(min=0, max=3600, help="Seconds to wait for a database that does not answer yet")
+    ] = 0,
     as_json: Annotated[bool, JsonOption] = False,
 ) -> None:
     """Bring the schema forward; safe to run at any time, and by several processes at once."""
     from fleek.db import migrate  # noqa: PLC0415  SQLAlchemy is slow to import
 
-    url = _database_url()
-    _move(Output(as_json), url, lambda: migrate.upgrade(url, revision))
+    url, output = _database_url(), Output(as_json)
+    _await_database(output, url, wait)
+    _move(
+        output, url, lambda: None if revision == "head" and _is_ahead(url) else migrate.upgrade(url, revision)
+    )
 
 
 # Otherwise `-1` would be an option that nobody knows.
@@ -68,6 +76,37 @@ def current(*, as_json: Annotated[bool, JsonOption] = False) -> None:
         output.note(f"The schema is not at {head}", "`fleek db upgrade` brings it there")
 
 
+def _await_database(output: Output, url: str, seconds: float) -> None:
+    """Return when the database answers; raises after `seconds`, or at once where it refuses us."""
+    from asyncpg import InvalidAuthorizationSpecificationError, InvalidCatalogNameError  # noqa: PLC0415  slow
+
+    refusals = (InvalidAuthorizationSpecificationError, InvalidCatalogNameError)
+    deadline = time.monotonic() + seconds
+    is_announced = False
+    while True:
+        try:
+            with _translated():
+                _revision(url)
+        except CommandError as error:
+            if isinstance(error.__cause__, refusals) or time.monotonic() >= deadline:
+                raise
+        else:
+            return
+        if not is_announced:
+            output.note(f"Waiting for the database {_without_secrets(url)}, for up to {seconds:g} s")
+            is_announced = True
+        time.sleep(_POLL_SECONDS)
+
+
+def _without_secrets(url: str) -> str:
+    """The URL as it may be shown: parameters can hold a password, too."""
+    from sqlalchemy.engine import make_url  # noqa: PLC0415  slow to import
+
+    parsed = make_url(url)
+    harmless = {name: value for name, value in parsed.query.items() if name in {"host", "port"}}
+    return parsed.set(query=harmless).render_as_string(hide_password=True)
+
+
 def _move(output: Output, url: str, step: Callable[[], None]) -> None:
     """Make a change, and print the revision before and after it."""
     with _translated():
@@ -79,6 +118,14 @@ def _move(output: Output, url: str, step: Callable[[], None]) -> None:
         return
     output.data(after or "")
     output.note("Nothing to do" if before == after else f"Moved from {before or 'an empty database'}")
+
+
+def _is_ahead(url: str) -> bool:
+    """Whether a later release brought the schema forward: this one works with it, and leaves it so."""
+    from fleek.db.revisions import shipped_revisions  # noqa: PLC0415  needed here only
+
+    revision = _revision(url)
+    return revision is not None and revision not in shipped_revisions().known
 
 
 def _revision(url: str) -> str | None:

@@ -27,6 +27,7 @@ from fleek.cli.bulk import (
 from fleek.cli.client import UrlOption, job_path, open_client
 from fleek.cli.delivery import Delivery, own_command
 from fleek.cli.feed import Change
+from fleek.cli.job_logs import show_logs
 from fleek.cli.output import JsonOption, Output
 from fleek.cli.saving import Destination
 from fleek.cli.waiting import heeding_sigterm
@@ -134,6 +135,9 @@ def watch_job(  # noqa: PLR0913  one parameter a flag
         Delivery(client, output, job_id, where, timeout, url, on_change).run()
         if where is None and not as_json:
             output.data(f"{job_id}\t{Status.COMPLETED}")
+
+
+app.command("logs")(show_logs)
 
 
 @app.command("cancel")

@@ -24,7 +24,7 @@ def require_safe_host(host: str, *, insecure_no_auth: bool) -> None:
     message = (
         f"--host {host} lets other machines reach this Fleek, and it asks nobody for a key yet: whoever "
         "reaches the port could see every picture and spend your money at paid providers. Stay on 127.0.0.1, "
-        "or add --insecure-no-auth if the network itself keeps others out"
+        "or add --insecure-no-auth (FLEEK_INSECURE_NO_AUTH=true) if the network itself keeps others out"
     )
     raise ConfigurationError(message)
 

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Annotated, Any, TextIO
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, TextIO
 
 import typer
 from typer.core import TyperGroup
 from typer.exceptions import Abort, TyperException
 
 from fleek import __version__
-from fleek.cli import db, jobs, models
+from fleek.cli import db, jobs, models, storage
+from fleek.cli.backup import backup, restore
 from fleek.cli.doctor import doctor
 from fleek.cli.exits import CommandError, ExitCode, as_command_error
 from fleek.cli.generate import generate
+from fleek.cli.health import health
 from fleek.cli.output import report
+from fleek.cli.prune import prune
 from fleek.cli.serve import api, worker
 from fleek.cli.up import up
 from fleek.core.errors import FleekError
@@ -29,7 +35,21 @@ problem (RFC 9457) on stderr with its `exit_code` and a `hint`.
 Exit codes: 0 ok, 1 the job failed, 2 usage or a refused request, 3 Fleek does not answer,
 124 --timeout passed, 130 interrupted.
 """
-_ORDER = ("generate", "jobs", "models", "up", "doctor", "api", "worker", "db")
+_ORDER = (
+    "generate",
+    "jobs",
+    "models",
+    "up",
+    "doctor",
+    "api",
+    "worker",
+    "health",
+    "db",
+    "storage",
+    "prune",
+    "backup",
+    "restore",
+)
 
 
 class InOrder(TyperGroup):
@@ -55,7 +75,12 @@ app.add_typer(models.app, name="models")
 app.command()(up)
 app.command()(api)
 app.command()(worker)
+app.command()(health)
 app.add_typer(db.app, name="db")
+app.add_typer(storage.app, name="storage")
+app.command()(prune)
+app.command()(backup)
+app.command()(restore)
 app.command()(doctor)
 
 
@@ -74,7 +99,31 @@ def root(
 
 def run() -> None:
     """The program `fleek`."""
-    sys.exit(execute(sys.argv[1:]))
+    if any(Path(name).exists() for name in (".env", ".env.local")):
+        _export_shared_names()
+    _end(execute(sys.argv[1:]))
+
+
+def _export_shared_names() -> None:
+    from fleek.configuration.dotenv import export_shared_names  # noqa: PLC0415  most folders have no such file
+
+    # One that cannot be read is told by the commands that read settings, and concerns no others.
+    with suppress(FleekError):
+        export_shared_names(os.environ)
+
+
+def _end(code: int) -> NoReturn:
+    """Exit as usual, but for taking the interpreter down.
+
+    A thread of obstore may just be letting go of its last Python object: until Python 3.14 that aborts a
+    process whose interpreter is going down, and a command that has done its work ends with 134.
+    """
+    atexit._run_exitfuncs()  # noqa: SLF001  os._exit does not run them, and nothing public does
+    for stream in (sys.stdout, sys.stderr):
+        # Whoever read it is gone, or it was closed.
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def execute(arguments: Sequence[str]) -> int:

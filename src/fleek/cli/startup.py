@@ -21,6 +21,7 @@ from fleek.cli.supervisor import Supervisor
 from fleek.core.errors import Unavailable
 from fleek.core.home import default_home
 from fleek.local.instance import Instance, hold_home, prepare_home, publish_instance
+from fleek.local.restoring import Restoring
 from fleek.settings import Settings
 
 _READY_SECONDS = 60.0
@@ -35,6 +36,7 @@ def run(settings: Settings, workers: int, begin: float) -> None:
     """
     prepare_home(settings.local)
     with hold_home(settings.local), bind(settings.host, settings.port) as listener:
+        Restoring(settings.local).resume()
         port = listener.getsockname()[1]
         if settings.port not in {0, port}:
             say(f"Port {settings.port} is busy; using {port}")

@@ -31,6 +31,8 @@ def up(  # noqa: PLR0913  one parameter a flag
     from fleek.cli.startup import run  # noqa: PLC0415
     from fleek.settings import load_settings  # noqa: PLC0415
 
-    settings = load_settings(port=port, host=host, home=home, slots=slots)
-    require_safe_host(settings.host, insecure_no_auth=insecure_no_auth)
+    settings = load_settings(
+        port=port, host=host, home=home, slots=slots, insecure_no_auth=insecure_no_auth or None
+    )
+    require_safe_host(settings.host, insecure_no_auth=settings.insecure_no_auth)
     run(settings, workers, begin)

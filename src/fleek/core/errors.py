@@ -20,6 +20,8 @@ The tree::
     ├── Forbidden                     a signature is wrong or has expired
     ├── Unavailable                   a part that Fleek needs is away; try again
     │   ├── DatabaseUnavailable
+    │   │   └── DatabaseReadOnly      it answers, and refuses to write
+    │   ├── SchemaOutdated            its schema is older than this release needs
     │   └── StorageUnavailable
     ├── LeaseLost                     the job belongs to another worker now: touch nothing
     ├── OutputError                   a provider's result cannot be stored
@@ -207,6 +209,28 @@ class DatabaseUnavailable(Unavailable):
 
     def __init__(self) -> None:
         super().__init__("The database does not answer; try again shortly")
+
+
+class DatabaseReadOnly(DatabaseUnavailable):
+    """PostgreSQL answers, and takes no writes: a standby, or a primary that was told so."""
+
+    code = "database_read_only"
+
+    def __init__(self) -> None:
+        super(DatabaseUnavailable, self).__init__(
+            "The database takes no writes at the moment; try again shortly"
+        )
+
+
+class SchemaOutdated(Unavailable):
+    """Migrations have yet to run."""
+
+    code = "schema_outdated"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The database's schema is older than this release needs: `fleek db upgrade` is missing"
+        )
 
 
 class StorageUnavailable(Unavailable):

@@ -8,6 +8,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from uuid import UUID
+
+from fleek.core.ids import parse_id
 
 SNIFF_BYTES = 64
 """How many leading bytes `sniff` needs at most."""
@@ -124,6 +127,37 @@ def parse_variant(name: str) -> Variant | None:
 def object_key(job_id: object, media_id: object, fence: int, media_type: MediaType) -> str:
     """Where an output is stored. The fence is in the key, so no key is ever written twice."""
     return f"media/{job_id}/{media_id}/{fence}.{media_type.extension}"
+
+
+_OBJECT_KEY = re.compile(
+    r"(?P<stem>media/(?P<job>[0-9a-f-]{36})/(?P<media>[0-9a-f-]{36})/(?P<fence>[1-9][0-9]{0,8}))"
+    r"(?:\.(?P<variant>w[0-9]+))?\.(?P<extension>[a-z0-9]{1,5})"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectName:
+    """What the key of a stored output, or of a variant of it, says."""
+
+    key: str
+    stem: str
+    """The key up to its extensions: the same for an output and its variants."""
+    job_id: UUID
+    media_id: UUID
+    fence: int
+    is_variant: bool
+
+
+def parse_object_key(key: str) -> ObjectName | None:
+    """What `object_key` and `variant_key` have put into a key; None for one that they did not make."""
+    match = _OBJECT_KEY.fullmatch(key)
+    if match is None:
+        return None
+    job_id, media_id = parse_id(match["job"]), parse_id(match["media"])
+    if job_id is None or media_id is None:
+        return None
+    is_variant = match["variant"] is not None
+    return ObjectName(key, match["stem"], job_id, media_id, int(match["fence"]), is_variant)
 
 
 def variant_key(key: str, variant: Variant) -> str:

@@ -102,6 +102,8 @@ class Database:
             pool_recycle=options.recycle,
             pool_timeout=options.pool_timeout,
             connect_args=connect_args,
+            # Prompts are parameters, and errors end in logs.
+            hide_parameters=True,
         )
         self._outside = create_async_engine(url, poolclass=NullPool, connect_args=connect_args)
         self._patience = max(_PING_TIMEOUT, options.connect_timeout)

@@ -14,6 +14,8 @@ from fleek.core.errors import DatabaseUnavailable
 from fleek.db.session import Database, LockTimeoutError
 from fleek.jobs import leases, transitions
 from fleek.jobs.leases import ExpiredLease
+from fleek.jobs.transitions import Moved
+from fleek.observability.metrics import AttemptEnd, Metrics
 from fleek.queue.base import Announcement, PubSub, Waker
 
 _log = structlog.get_logger(__name__)
@@ -30,7 +32,7 @@ _DEADLINE_MESSAGE = "The job's deadline passed while it waited in the queue"
 class Rescuer:
     """Returns the jobs of dead and wedged workers to the queue."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  the ports it works with, and what it counts with
         self,
         database: Database,
         waker: Waker,
@@ -38,12 +40,14 @@ class Rescuer:
         *,
         provider_of: Callable[[str], str],
         confirm_after: float = _CONFIRM_AFTER,
+        metrics: Metrics | None = None,
     ) -> None:
         self._database = database
         self._waker = waker
         self._pubsub = pubsub
         self._provider_of = provider_of
         self._confirm_after = confirm_after
+        self._metrics = metrics or Metrics()
         self._suspects: dict[tuple[UUID, int], float] = {}
 
     async def run_once(self) -> dict[str, int]:
@@ -82,7 +86,7 @@ class Rescuer:
 
     async def _rescue(self, lease: ExpiredLease) -> bool:
         transition = core.decide_after_crash(lease.view.crashes, own_work=not lease.has_open_order)
-        status = await transitions.apply(
+        moved = await transitions.apply(
             self._database,
             lease.id,
             lease.fence,
@@ -91,27 +95,45 @@ class Rescuer:
             only_if_abandoned=_RUN_GRACE,
         )
         self._suspects.pop((lease.id, lease.fence), None)
-        if status is not None:
+        if moved is not None:
+            self._count(lease, moved, transition)
             _log.warning(
                 "lease_rescued",
                 job_id=str(lease.id),
                 attempt=lease.fence,
-                status=str(status),
+                status=str(moved.status),
                 wedged=not lease.is_lease_expired,
             )
-        return status is not None
+        return moved is not None
+
+    def _count(self, lease: ExpiredLease, moved: Moved, transition: core.Transition) -> None:
+        self._metrics.lease_rescued(is_wedged=not lease.is_lease_expired)
+        self._metrics.attempt_ended(
+            AttemptEnd(
+                provider=self._provider_of(lease.model),
+                model=lease.model,
+                status=moved.status,
+                outcome=moved.reason,
+                error_code=transition.error.code if transition.error is not None else None,
+                resolutions=moved.resolutions,
+            )
+        )
 
 
 class DeadlineWatcher:
     """Ends waiting jobs whose deadline has passed."""
 
-    def __init__(self, database: Database, pubsub: PubSub) -> None:
+    def __init__(self, database: Database, pubsub: PubSub, *, metrics: Metrics | None = None) -> None:
         self._database = database
         self._pubsub = pubsub
+        self._metrics = metrics or Metrics()
 
     async def run_once(self) -> dict[str, int]:
         """One pass; the count of `past_deadline`."""
         ended = await leases.end_past_deadline(self._database, _DEADLINE_MESSAGE)
-        for job_id in ended:
-            self._pubsub.announce(Announcement(job_id))
+        for job in ended:
+            self._pubsub.announce(Announcement(job.id))
+            self._metrics.job_ended(job.model, core.Status.ERROR)
+            for provider in job.lost_orders:
+                self._metrics.order_resolved(provider, "ambiguous")
         return {"past_deadline": len(ended)}

@@ -108,13 +108,13 @@ WITH moved AS (
         ) AS is_open
     ) AS o
     WHERE j.id = :id AND j.owner_id = :owner AND j.status IN ('in_queue', 'processing')
-    RETURNING j.id, j.status, j.queue, j.event_sequence
+    RETURNING j.id, j.status, j.queue, j.model, j.event_sequence
 ),
 event AS (
     INSERT INTO events (job_id, sequence, kind, data)
     SELECT id, event_sequence, 'canceled', '{"reason": "canceled"}' FROM moved WHERE status = 'canceled'
 )
-SELECT status, queue FROM moved
+SELECT status, queue, model FROM moved
 """
 ).bindparams(bindparam("id", type_=PG_UUID))
 
@@ -131,13 +131,13 @@ moved AS (
     FROM job_requests AS r
     WHERE j.id = :id AND j.owner_id = :owner AND r.job_id = j.id AND j.fence = :fence
       AND j.status IN ('error', 'canceled') {guard}
-    RETURNING j.id, j.queue, j.event_sequence
+    RETURNING j.id, j.queue, j.model, j.event_sequence
 ),
 event AS (
     INSERT INTO events (job_id, sequence, kind, data)
     SELECT id, event_sequence, 'retried', '{{"reason": "retried_by_client"}}' FROM moved
 )
-SELECT queue FROM moved
+SELECT queue, model FROM moved
 """
 _RETRY_PLAIN = text(_RETRY.format(key="", guard="")).bindparams(bindparam("id", type_=PG_UUID))
 _RETRY_ONCE = text(
@@ -174,7 +174,8 @@ WITH gone AS (
     DELETE FROM jobs
     WHERE id = :id AND owner_id = :owner AND status IN ('completed', 'error', 'canceled')
     RETURNING id
-)
+),
+records AS (DELETE FROM log_entries USING gone WHERE log_entries.job_id = gone.id)
 SELECT (SELECT array_agg(key) FROM media WHERE job_id = gone.id AND key IS NOT NULL) AS keys FROM gone
 """
 ).bindparams(bindparam("id", type_=PG_UUID))
@@ -223,6 +224,7 @@ class Moved:
 
     status: Status
     queue: str
+    model: str
 
 
 async def accept(
@@ -278,7 +280,7 @@ async def cancel(database: Database, owner: str, job_id: UUID) -> Moved | None:
             return (await connection.execute(_CANCEL, parameters)).first()
 
     row = await repeated(once)
-    return None if row is None else Moved(Status(row.status), row.queue)
+    return None if row is None else Moved(Status(row.status), row.queue, row.model)
 
 
 async def retry(
@@ -304,7 +306,7 @@ async def retry(
             "fingerprint": idempotency.fingerprint,
         }
         row = await _fetch_once(database, _RETRY_ONCE, parameters)
-    return None if row is None else Moved(Status.IN_QUEUE, row.queue)
+    return None if row is None else Moved(Status.IN_QUEUE, row.queue, row.model)
 
 
 def retry_operation(job_id: UUID) -> str:

@@ -25,6 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from fleek.core.errors import DatabaseUnavailable
 from fleek.core.job import JobView
 from fleek.db.session import Database, LockTimeoutError, repeated
+from fleek.observability.metrics import Metrics
 from fleek.providers.base import Handle
 
 _CLAIM = (
@@ -114,10 +115,11 @@ event AS (
     SELECT id, event_sequence, kind, jsonb_build_object('attempt', fence, 'worker', worker) FROM claimed
 )
 SELECT
-    claimed.id, claimed.fence, claimed.model, claimed.n, claimed.failures, claimed.max_attempts,
-    claimed.deferrals, claimed.crashes, claimed.deadline_at, attempt.run_deadline_at,
+    claimed.id, claimed.fence, claimed.owner_id, claimed.model, claimed.n, claimed.failures,
+    claimed.max_attempts, claimed.deferrals, claimed.crashes, claimed.deadline_at, attempt.run_deadline_at,
     claimed.cancel_requested_at IS NOT NULL AS cancel_requested,
-    statement_timestamp() AS claimed_at,
+    statement_timestamp() AS claimed_at, claimed.available_at,
+    claimed.deadline_at - make_interval(secs => job_requests.deadline_seconds) AS asked_at,
     job_requests.prompt, job_requests.parameters, job_requests.input,
     (SELECT array_agg(media.id ORDER BY media.index) FROM media WHERE media.job_id = claimed.id) AS media_ids,
     (
@@ -197,12 +199,17 @@ class ClaimedJob:
     id: UUID
     fence: int
     """Also the attempt's number."""
+    owner: str
     model: str
     n: int
     view: JobView
     run_deadline_at: datetime
     claimed_at: datetime
     """The database's time; deadlines are compared with it, never with this machine's clock."""
+    available_at: datetime
+    """When it was due."""
+    asked_at: datetime
+    """When the client asked for it, or for its retry: that is where its deadline is counted from."""
     cancel_requested: bool
     prompt: str
     parameters: dict[str, Any]
@@ -225,7 +232,7 @@ class _Wanted:
 class Claimer:
     """Takes due jobs of one queue for one worker process."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  whom it claims for, and what it counts with
         self,
         database: Database,
         *,
@@ -233,6 +240,7 @@ class Claimer:
         lease: timedelta,
         models: Sequence[ServedModel],
         serve: Callable[[str], ServedModel | None] | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         """`serve` says of a model beside `models` whether it is served here too; None: none is."""
         self._database = database
@@ -240,6 +248,7 @@ class Claimer:
         self._lease = lease
         self._models = {model.name: model for model in models}
         self._serve = serve
+        self._metrics = metrics or Metrics()
         self._has_caps = any(model.max_concurrency is not None for model in models)
 
     async def claim(self, queue: str, slots: int, *, celery_task_id: str | None = None) -> list[ClaimedJob]:
@@ -263,6 +272,8 @@ class Claimer:
                 break
         if failure is not None and not claimed:
             raise failure
+        for job in claimed:
+            self._metrics.job_claimed(queue, job.model, job.claimed_at - job.available_at)
         # What was claimed is leased to this process: without it nobody would run it for a while.
         return claimed
 
@@ -338,11 +349,14 @@ def _to_claimed(row: Any) -> ClaimedJob:  # noqa: ANN401  a row of _CLAIM
     return ClaimedJob(
         id=row.id,
         fence=row.fence,
+        owner=row.owner_id,
         model=row.model,
         n=row.n,
         view=JobView(row.failures, row.max_attempts, row.deferrals, row.crashes, row.deadline_at),
         run_deadline_at=row.run_deadline_at,
         claimed_at=row.claimed_at,
+        available_at=row.available_at,
+        asked_at=row.asked_at,
         cancel_requested=row.cancel_requested,
         prompt=row.prompt,
         parameters=row.parameters,

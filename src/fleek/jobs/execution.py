@@ -10,7 +10,7 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
@@ -24,13 +24,15 @@ from fleek.core.media import MediaType, object_key
 from fleek.db.session import Database
 from fleek.failpoints import Point, failpoint
 from fleek.jobs import transitions
+from fleek.jobs.attempt_log import attempt_logged, tell_finished, tell_stored
 from fleek.jobs.claim import ClaimedJob
 from fleek.jobs.keeper import LeaseKeeper, Stop
 from fleek.jobs.orders import DeadlinePassedError, NoNewOrdersError, OrderLimits, Orders
 from fleek.jobs.persistence import persistently
-from fleek.jobs.transitions import StoredMedia
+from fleek.jobs.transitions import Moved, StoredMedia
 from fleek.media.images import ImageWorker
 from fleek.media.outputs import StoredOutput, store_output
+from fleek.observability.metrics import AttemptEnd, Metrics
 from fleek.providers.base import BytesOutput, Output
 from fleek.providers.registry import Model
 from fleek.queue.base import Announcement, PubSub
@@ -56,6 +58,10 @@ class Workshop:
     on_due: Callable[[timedelta], None]
     """Told when a job of this process will be due again."""
     order_limits: OrderLimits = field(default_factory=OrderLimits)
+    metrics: Metrics = field(default_factory=Metrics)
+    media_ttl: timedelta | None = None
+    """After which results expire; None: never."""
+    log_prompts: bool = False
 
 
 class Execution:
@@ -72,13 +78,13 @@ class Execution:
             self._report_progress,
             lease=workshop.keeper.lease,
             limits=workshop.order_limits,
+            metrics=workshop.metrics,
         )
         self._result_waits = False
         self._task: asyncio.Task[None] | None = None
         self._stop = Stop.CANCEL if job.cancel_requested else None
         self._ending = False
         self._announced = 0.0
-        self._log = _log.bind(job_id=str(job.id), attempt=job.fence, model=job.model)
         self.progress: float | None = None
 
     @property
@@ -101,6 +107,12 @@ class Execution:
 
     async def run(self) -> None:
         """Work until the job has moved on, one way or another."""
+        job, shop = self._job, self._shop
+        told = attempt_logged(job, self._model.provider.name, with_prompt=shop.log_prompts)
+        with told, shop.metrics.job_running(job.model):
+            await self._run()
+
+    async def _run(self) -> None:
         self._task = asyncio.current_task()
         self._shop.keeper.add(self)
         try:
@@ -113,7 +125,7 @@ class Execution:
         except NoNewOrdersError:
             await self._after_stop(Stop.RELEASE)
         except LeaseLost:
-            self._log.warning("lease_lost")
+            _log.warning("lease_lost")
         except Exception as error:  # noqa: BLE001  every error of an attempt becomes a decision
             await self._after_error(error)
         finally:
@@ -141,6 +153,7 @@ class Execution:
                 seed = self._orders.seed(request.first_index + offset)
                 media.append(await self._store(len(media), seed, output))
             metrics.append(dict(done.metrics))
+            tell_stored(media[-len(done.outputs) :])
             self._result_waits = False
         return media, metrics[0] if len(metrics) == 1 else {"orders": metrics}
 
@@ -184,9 +197,9 @@ class Execution:
                     images=self._shop.images,
                 )
             except StorageError as error:
+                _log.warning("store_failed", error=str(error))
                 if self._model.provider.capabilities.resumable or not isinstance(output, BytesOutput):
                     raise StorageUnavailable from error
-                self._log.warning("store_failed", error=str(error))
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PUT_PAUSE)
 
@@ -194,16 +207,20 @@ class Execution:
         self._leave()
         job, database = self._job, self._shop.database
         metrics = {**measured, "seconds": round(self._orders.now().total_seconds(), 4)}
-        costs = self._orders.costs
+        costs, ttl = self._orders.costs, self._shop.media_ttl
         await failpoint(Point.FINISH_BEFORE_COMMIT)
-        finished = await persistently(
-            lambda: transitions.finish(database, job.id, job.fence, media, metrics=metrics, costs=costs)
+        moved = await persistently(
+            lambda: transitions.finish(
+                database, job.id, job.fence, media, metrics=metrics, costs=costs, media_ttl=ttl
+            )
         )
         await failpoint(Point.FINISH_AFTER_COMMIT)
-        if not finished and await self._outcome() is not core.Status.COMPLETED:
+        if moved is not None:
+            self._count(moved, media)
+        elif await self._outcome() is not core.Status.COMPLETED:
             raise LeaseLost
         self._shop.pubsub.announce(Announcement(job.id))
-        self._log.debug("job_completed", seconds=metrics["seconds"])
+        tell_finished(core.Status.COMPLETED, core.Reason.COMPLETED, self._orders.now())
 
     async def _outcome(self) -> core.Status | None:
         """What this claim led to, when a change of ours found nothing left to change."""
@@ -213,7 +230,7 @@ class Execution:
     async def _after_stop(self, why: Stop) -> None:
         """Told to stop: cancel, give back, or let go."""
         if why is Stop.LOST:
-            self._log.warning("lease_lost")
+            _log.warning("lease_lost")
         elif why is Stop.CANCEL:
             await self._orders.cancel()
             await self._settle(core.canceled())
@@ -229,28 +246,62 @@ class Execution:
         view = replace(self._job.view, result_waits=self._result_waits)
         transition = core.decide_after_error(view, error, now, jitter)
         if not isinstance(error, FleekError):
-            self._log.error("attempt_crashed", exc_info=error)
-        if await self._settle(transition) is core.Status.ERROR:
+            _log.error("attempt_crashed", exc_info=error)
+        if await self._settle(transition, error) is core.Status.ERROR:
             # Nobody will come back for what is still open: it need not go on, and cost. Not before the job
             # has ended: were it somebody else's by now, the order would be theirs too.
             await self._orders.cancel()
 
-    async def _settle(self, transition: core.Transition) -> core.Status | None:
+    async def _settle(
+        self, transition: core.Transition, error: Exception | None = None
+    ) -> core.Status | None:
         """Apply the transition that ends this attempt, and tell whom it concerns; None: not ours any more."""
         self._leave()
         job, database, provider = self._job, self._shop.database, self._model.provider.name
-        status = await persistently(
+        moved = await persistently(
             lambda: transitions.apply(database, job.id, job.fence, transition, provider=provider)
         )
-        status = status or await self._outcome()
+        if moved is not None:
+            self._count(moved, transition=transition, error=error)
+        status = moved.status if moved is not None else await self._outcome()
         if status is None:
-            self._log.warning("lease_lost")
+            _log.warning("lease_lost")
             return None
         if status is core.Status.IN_QUEUE:
             self._shop.on_due(transition.delay)
         self._shop.pubsub.announce(Announcement(job.id))
-        self._log.info("attempt_ended", status=str(status), reason=str(transition.reason))
+        reason = moved.reason if moved is not None else transition.reason
+        tell_finished(status, reason, self._orders.now(), error=transition.error, retry_in=transition.delay)
         return status
+
+    def _count(
+        self,
+        moved: Moved,
+        media: Sequence[StoredMedia] = (),
+        *,
+        transition: core.Transition | None = None,
+        error: Exception | None = None,
+    ) -> None:
+        """Note the end that was committed; what found nothing left to change is nobody's, or another's."""
+        ran, delivered = self._orders.now(), moved.status is core.Status.COMPLETED
+        failure = transition.error if transition is not None else None
+        self._shop.metrics.attempt_ended(
+            AttemptEnd(
+                provider=self._model.provider.name,
+                model=self._job.model,
+                status=moved.status,
+                outcome=moved.reason,
+                error_code=failure.code if failure is not None else None,
+                provider_error=error.kind if isinstance(error, ProviderError) else None,
+                resolutions=moved.resolutions,
+                has_paused=moved.has_paused,
+                ran=ran,
+                took=self._job.claimed_at - self._job.asked_at + ran,
+                stored_bytes=sum(one.size_bytes for one in media),
+                stored_objects=len(media),
+                cost=float(sum(self._orders.costs.values())) if delivered else 0.0,
+            )
+        )
 
     def _leave(self) -> None:
         """From here on the row is being moved on: no renewal and no stop may interfere."""

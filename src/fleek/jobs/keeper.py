@@ -76,6 +76,8 @@ class LeaseKeeper:
         self._database = database
         self.lease = lease
         """How long a renewal holds."""
+        self.is_answered = True
+        """Whether the database answered the last renewal; true as well while there is nothing to renew."""
         self._interval = interval.total_seconds()
         self._entries: dict[UUID, _Entry] = {}
 
@@ -99,7 +101,9 @@ class LeaseKeeper:
         while True:
             try:
                 await self.run_once()
+                self.is_answered = True
             except DatabaseUnavailable:
+                self.is_answered = False
                 _log.warning("renewal_failed", jobs=len(self._entries))
             except Exception:  # noqa: BLE001  see below
                 # One odd execution must not cost a whole process its leases; it is logged and tried again.

@@ -14,6 +14,7 @@ from sqlalchemy import Interval, Text, bindparam, text
 
 from fleek.core.job import ErrorCode
 from fleek.db.session import Database
+from fleek.observability.metrics import OPERATOR, Metrics
 from fleek.providers.registry import Model
 from fleek.queue.base import Waker
 
@@ -69,9 +70,10 @@ class Pause:
 class Lanes:
     """Pause models, resume them, and say which are paused."""
 
-    def __init__(self, database: Database, waker: Waker) -> None:
+    def __init__(self, database: Database, waker: Waker, *, metrics: Metrics | None = None) -> None:
         self._database = database
         self._waker = waker
+        self._metrics = metrics or Metrics()
 
     async def list_pauses(self) -> dict[tuple[str, str], Pause]:
         """Every pause that holds now, by provider and model."""
@@ -87,6 +89,7 @@ class Lanes:
         """Claim nothing new of a model for so long, or until it is resumed."""
         given = {"length": length, "reason": reason or BY_OPERATOR}
         await self._database.fetch_rowcount(_PAUSE, _key(model) | given)
+        self._metrics.lane_paused(model.provider.name, model.name, OPERATOR)
 
     async def resume(self, model: Model) -> int:
         """End any pause of a model; how many jobs had been put off because of one, and are due now."""

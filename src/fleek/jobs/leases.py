@@ -90,11 +90,12 @@ moved AS (
         status = 'error', reason = 'deadline_passed', finished_at = clock_timestamp(), resuming = false,
         error_code = 'deadline_passed', error_message = :message, event_sequence = event_sequence + 1
     FROM due WHERE jobs.id = due.id
-    RETURNING jobs.id, jobs.event_sequence
+    RETURNING jobs.id, jobs.model, jobs.event_sequence
 ),
 orders AS (
     UPDATE submissions SET resolved_at = clock_timestamp(), resolution = 'ambiguous'
     FROM moved WHERE submissions.job_id = moved.id AND resolved_at IS NULL
+    RETURNING job_id, provider
 ),
 event AS (
     INSERT INTO events (job_id, sequence, kind, data)
@@ -105,7 +106,7 @@ event AS (
         )
     FROM moved
 )
-SELECT id FROM moved
+SELECT id, model, ARRAY(SELECT provider FROM orders WHERE orders.job_id = moved.id) AS lost_orders FROM moved
 """
 ).bindparams(bindparam("resuming_grace", type_=Interval(native=True)))
 
@@ -153,6 +154,16 @@ class ExpiredLease:
     has_open_order: bool
 
 
+@dataclass(frozen=True, slots=True)
+class PastDeadline:
+    """A waiting job that was ended by its deadline."""
+
+    id: UUID
+    model: str
+    lost_orders: Sequence[str]
+    """The provider of each order of which nobody will learn what came."""
+
+
 async def renew(
     database: Database, held: Sequence[Held], lease: timedelta
 ) -> dict[tuple[UUID, int], Renewal]:
@@ -186,8 +197,8 @@ async def list_expired(database: Database, grace: timedelta) -> list[ExpiredLeas
     ]
 
 
-async def end_past_deadline(database: Database, message: str) -> list[UUID]:
-    """End waiting jobs whose deadline passed; their ids. Empty when another worker is at it.
+async def end_past_deadline(database: Database, message: str) -> list[PastDeadline]:
+    """End waiting jobs whose deadline passed. Empty when another worker is at it.
 
     A job that resumes is left to its worker for another day. Nobody serves its model any more when that has
     passed, and what became of its orders is not known.
@@ -196,7 +207,8 @@ async def end_past_deadline(database: Database, message: str) -> list[UUID]:
     async with database.begin() as connection:
         if not (await connection.execute(_TRY_LOCK)).scalar_one():
             return []
-        return list((await connection.execute(_PASS_DEADLINES, parameters)).scalars())
+        rows = await connection.execute(_PASS_DEADLINES, parameters)
+        return [PastDeadline(row.id, row.model, row.lost_orders) for row in rows]
 
 
 def _lease_of(row: Any) -> Lease:  # noqa: ANN401  a row of _RENEW

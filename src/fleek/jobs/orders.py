@@ -24,6 +24,7 @@ from fleek.failpoints import Point, failpoint
 from fleek.jobs import submissions
 from fleek.jobs.claim import ClaimedJob, OpenOrder
 from fleek.jobs.persistence import persistently, shielded
+from fleek.observability.metrics import Metrics
 from fleek.providers.base import Accepted, AttemptContext, Done, GenerationRequest, Handle, Pending
 from fleek.providers.registry import Model
 
@@ -71,10 +72,12 @@ class Orders:
         *,
         lease: timedelta,
         limits: OrderLimits,
+        metrics: Metrics | None = None,
     ) -> None:
         self._database = database
         self._lease = lease
         self._limits = limits
+        self._metrics = metrics or Metrics()
         self._job = job
         self._model = model
         self._provider = model.provider
@@ -165,6 +168,8 @@ class Orders:
         order = await persistently(
             lambda: submissions.intend(self._database, job.id, job.fence, request, provider, self._lease)
         )
+        self._metrics.order_placed(provider, job.model)
+        _log.info("order_placed", ordinal=order.ordinal, outputs=request.count)
         await failpoint(Point.ORDER_AFTER_INTENT)
         if not self._takes_orders():
             # Told to stop while the intent was on its way, which can take long: nothing was asked for yet.
@@ -174,9 +179,11 @@ class Orders:
             async with asyncio.timeout(self._create_timeout()):
                 reply = await self._provider.submit(request, self._context())
         except TimeoutError:
+            _log.warning("order_reply_lost", ordinal=order.ordinal, error="No answer in time")
             return order, None
         except ProviderError as error:
             if error.kind is ProviderErrorKind.AMBIGUOUS:
+                _log.warning("order_reply_lost", ordinal=order.ordinal, error=error.message)
                 return order, None
             await self._resolve(order, "rejected")
             raise
@@ -188,7 +195,7 @@ class Orders:
                 # A job like this one, whose own order was lost, has taken ours for it. What it follows is not
                 # ours to cancel any more.
                 self._handles.pop(order.ordinal, None)
-                _log.warning("order_adopted_elsewhere", job_id=str(job.id))
+                _log.warning("order_adopted_elsewhere", handle=reply.handle.id)
                 return order, None
             await failpoint(Point.ORDER_AFTER_RECORD)
         return order, reply
@@ -205,14 +212,18 @@ class Orders:
         await persistently(
             lambda: submissions.record(self._database, job.id, job.fence, order.ordinal, handle)
         )
+        _log.info("order_recorded", ordinal=order.ordinal, handle=handle.id)
 
     async def _resolve(self, order: OpenOrder, resolution: str) -> None:
         self._handles.pop(order.ordinal, None)
-        await persistently(
+        if await persistently(
             lambda: submissions.resolve(self._database, self._job.id, order.ordinal, resolution)
-        )
+        ):
+            self._metrics.order_resolved(self._provider.name, resolution)
 
     async def _resume(self, order: OpenOrder, request: GenerationRequest) -> Done:
+        known = None if order.handle is None else order.handle.id
+        _log.info("order_resumed", ordinal=order.ordinal, handle=known)
         handle = order.handle if order.handle is not None else await self._reconcile(order, request)
         return await self._poll_on(order, handle)
 
@@ -247,6 +258,7 @@ class Orders:
         if is_last or allowed == 1 or await self._count_paid(order) >= allowed:
             raise ProviderError(ProviderErrorKind.AMBIGUOUS, _LOST)
         if await persistently(lambda: submissions.give_up(self._database, job.id, job.fence, order.ordinal)):
+            self._metrics.order_resolved(self._provider.name, "ambiguous")
             raise ProviderError(ProviderErrorKind.TRANSIENT, _LOST)
         known = await submissions.get_reply(self._database, job.id, order.ordinal)
         if known.handle is None:
@@ -266,12 +278,12 @@ class Orders:
             if found is not None:
                 await self._record(order, found)
         except ProviderError as error:
-            _log.warning("lookup_failed", job_id=str(self._job.id), error=error.message)
+            _log.warning("lookup_failed", error=error.message)
             return False
         except IntegrityError:
             # It must not be canceled with this job either.
             self._handles.pop(order.ordinal, None)
-            _log.warning("lookup_found_another_order", job_id=str(self._job.id))
+            _log.warning("lookup_found_another_order", ordinal=order.ordinal)
             return False
         return found is not None
 
@@ -305,7 +317,7 @@ class Orders:
             async with asyncio.timeout(self._limits.cancel.total_seconds()):
                 await self._provider.cancel(handle)
         except Exception as error:  # noqa: BLE001  the port forbids it; the job must end all the same
-            _log.warning("cancel_failed", job_id=str(self._job.id), error=type(error).__name__)
+            _log.warning("cancel_failed", handle=handle.id, error=type(error).__name__)
 
     async def _poll(self, order: OpenOrder, handle: Handle) -> Pending | Done:
         """One poll. An order that ended badly is resolved; trouble on the way leaves it open."""

@@ -28,6 +28,7 @@ from fleek.jobs import changes, repository
 from fleek.jobs.changes import AcceptedAt, Idempotency, NewJob
 from fleek.jobs.repository import EventRow, JobFilter
 from fleek.jobs.schemas import GenerateRequest, JobOut, JobPage, JobStatusOut, Links, RetryRequest
+from fleek.observability.metrics import Metrics
 from fleek.providers.registry import Catalog, Model
 from fleek.queue.base import Announcement, PubSub, Waker
 
@@ -59,6 +60,7 @@ class JobService:
         pubsub: PubSub,
         cursors: CursorCodec,
         delete_objects: Callable[[Sequence[str]], Awaitable[None]],
+        metrics: Metrics | None = None,
     ) -> None:
         self._database = database
         self._catalog = catalog
@@ -66,6 +68,7 @@ class JobService:
         self._pubsub = pubsub
         self._cursors = cursors
         self._delete_objects = delete_objects
+        self._metrics = metrics or Metrics()
 
     async def accept(
         self, owner: str, request: GenerateRequest, urls: Urls, *, idempotency: Idempotency | None = None
@@ -83,6 +86,7 @@ class JobService:
                 # The job was deleted between the two statements, and its key with it.
                 raise IdempotencyInFlight
             return replay
+        self._metrics.job_accepted(job.queue, job.model)
         self._waker.wake(job.queue)
         return Accepted(_as_accepted(job, request, at, urls), replayed=False)
 
@@ -123,6 +127,8 @@ class JobService:
         moved = await changes.cancel(self._database, owner, job_id)
         if moved is not None:
             self._pubsub.announce(Announcement(job_id, cancel=moved.status is not Status.CANCELED))
+            if moved.status is Status.CANCELED:
+                self._metrics.job_ended(moved.model, Status.CANCELED)
             if moved.status is Status.IN_QUEUE:
                 self._waker.wake(moved.queue)
         return Changed(await self.get(owner, job_id, urls), changed=moved is not None)
@@ -145,6 +151,8 @@ class JobService:
         moved = await changes.retry(self._database, owner, job_id, fence, idempotency)
         if moved is None and (replay := await self._replay_or_none(owner, operation, idempotency, urls)):
             return replay
+        if moved is not None:
+            self._metrics.job_retried(moved.queue, moved.model)
         job = await self.get(owner, job_id, urls)
         if moved is None:
             raise JobNotRetryable

@@ -182,9 +182,13 @@ async def record(database: Database, job_id: UUID, fence: int, ordinal: int, han
     )
 
 
-async def resolve(database: Database, job_id: UUID, ordinal: int, resolution: str) -> None:
-    """Say how an order ended: `result`, `rejected`, `failed`, `canceled` or `ambiguous`."""
-    await database.fetch_rowcount(_RESOLVE, {"id": job_id, "ordinal": ordinal, "resolution": resolution})
+async def resolve(database: Database, job_id: UUID, ordinal: int, resolution: str) -> bool:
+    """Say how an order ended: `result`, `rejected`, `failed`, `canceled` or `ambiguous`.
+
+    Whether that was done: an order that has ended already stays as it is.
+    """
+    given = {"id": job_id, "ordinal": ordinal, "resolution": resolution}
+    return bool(await database.fetch_rowcount(_RESOLVE, given))
 
 
 def _described(request: GenerationRequest) -> dict[str, Any]:

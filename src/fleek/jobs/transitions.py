@@ -77,6 +77,7 @@ orders AS (
         END
     FROM moved
     WHERE submissions.job_id = moved.id AND resolved_at IS NULL AND moved.status <> 'in_queue'
+    RETURNING resolution
 ),
 pause AS (
     INSERT INTO lane_state (provider, model, paused_until, reason)
@@ -85,6 +86,7 @@ pause AS (
     ON CONFLICT (provider, model) DO UPDATE SET
         paused_until = excluded.paused_until, reason = excluded.reason
     WHERE lane_state.paused_until < excluded.paused_until
+    RETURNING reason
 ),
 event AS (
     INSERT INTO events (job_id, sequence, kind, data)
@@ -97,7 +99,10 @@ event AS (
         END || jsonb_build_object('attempt', fence, 'reason', reason)
     FROM moved
 )
-SELECT status FROM moved
+SELECT
+    status, reason, (SELECT array_agg(resolution) FROM orders) AS resolutions,
+    EXISTS (SELECT FROM pause) AS has_paused
+FROM moved
 """
 ).bindparams(
     bindparam("id", type_=PG_UUID),
@@ -138,6 +143,7 @@ orders AS (
             WHERE c.ordinal = submissions.ordinal
         )
     FROM moved WHERE submissions.job_id = moved.id AND resolved_at IS NULL
+    RETURNING resolution
 ),
 surplus AS (
     DELETE FROM media USING moved WHERE media.job_id = moved.id AND media.index >= :n
@@ -145,10 +151,11 @@ surplus AS (
 results AS (
     INSERT INTO media (
         id, job_id, owner_id, index, seed, key, content_type, size_bytes, width, height, sha256, thumbhash,
-        created_at, stored_at
+        created_at, stored_at, expires_at
     )
     SELECT r.id, moved.id, moved.owner_id, r.index, r.seed, r.key, r.content_type, r.size_bytes,
-        r.width, r.height, r.sha256, r.thumbhash, moved.created_at, moved.finished_at
+        r.width, r.height, r.sha256, r.thumbhash, moved.created_at, moved.finished_at,
+        moved.finished_at + :media_ttl
     FROM moved, unnest(
         CAST(:ids AS uuid[]), CAST(:indexes AS int[]), CAST(:seeds AS bigint[]), CAST(:keys AS text[]),
         CAST(:content_types AS text[]), CAST(:sizes AS bigint[]), CAST(:widths AS int[]),
@@ -157,14 +164,14 @@ results AS (
     ON CONFLICT (job_id, index) DO UPDATE SET
         key = excluded.key, content_type = excluded.content_type, size_bytes = excluded.size_bytes,
         width = excluded.width, height = excluded.height, sha256 = excluded.sha256,
-        thumbhash = excluded.thumbhash, stored_at = excluded.stored_at
+        thumbhash = excluded.thumbhash, stored_at = excluded.stored_at, expires_at = excluded.expires_at
 ),
 event AS (
     INSERT INTO events (job_id, sequence, kind, data)
     SELECT id, event_sequence, 'completed', jsonb_build_object('attempt', fence, 'reason', 'completed')
     FROM moved
 )
-SELECT id FROM moved
+SELECT (SELECT array_agg(resolution) FROM orders) AS resolutions FROM moved
 """
 ).bindparams(
     bindparam("id", type_=PG_UUID),
@@ -181,6 +188,7 @@ SELECT id FROM moved
     bindparam("heights", type_=ARRAY(Integer)),
     bindparam("hashes", type_=ARRAY(Text)),
     bindparam("thumbhashes", type_=ARRAY(Text)),
+    bindparam("media_ttl", type_=Interval(native=True)),
 )
 
 _LOCK_JOB = text("SELECT id FROM jobs WHERE id = :id FOR UPDATE").bindparams(bindparam("id", type_=PG_UUID))
@@ -209,6 +217,18 @@ class StoredMedia:
     thumbhash: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """A change that was committed, as the database made it."""
+
+    status: Status
+    reason: Reason
+    resolutions: Sequence[str] = ()
+    """How the orders ended that were still open."""
+    has_paused: bool = False
+    """Whether the model's lane was paused, or its pause made longer."""
+
+
 async def apply(  # noqa: PLR0913  the claim, the change, and what is known of the attempt
     database: Database,
     job_id: UUID,
@@ -218,8 +238,8 @@ async def apply(  # noqa: PLR0913  the claim, the change, and what is known of t
     provider: str,
     metrics: Mapping[str, Any] | None = None,
     only_if_abandoned: timedelta | None = None,
-) -> Status | None:
-    """Apply a transition; the status that the job has now, or None where the lease was lost.
+) -> Moved | None:
+    """Apply a transition; what the job is now, or None where the lease was lost.
 
     A rescuer gives `only_if_abandoned`: the change then applies only while the lease is expired, or
     the attempt is past its own deadline by more than this. An owner that renewed late keeps its job.
@@ -246,7 +266,9 @@ async def apply(  # noqa: PLR0913  the claim, the change, and what is known of t
         row = await database.fetch_one(_APPLY, parameters)
     else:
         row = await _apply_under_lock(database, parameters)
-    return None if row is None else Status(row.status)
+    if row is None:
+        return None
+    return Moved(Status(row.status), Reason(row.reason), row.resolutions or (), row.has_paused)
 
 
 async def finish(  # noqa: PLR0913  the claim, the results, and what is known of the attempt
@@ -257,10 +279,12 @@ async def finish(  # noqa: PLR0913  the claim, the results, and what is known of
     *,
     metrics: Mapping[str, Any],
     costs: Mapping[int, Decimal] | None = None,
-) -> bool:
-    """Complete a job whose outputs are all stored; False where the lease was lost.
+    media_ttl: timedelta | None = None,
+) -> Moved | None:
+    """Complete a job whose outputs are all stored; None where the lease was lost.
 
-    `costs` has US dollars by the ordinal of an order, as far as the provider said.
+    `costs` has US dollars by the ordinal of an order, as far as the provider said. The results expire
+    after `media_ttl`, by the database's clock; None: never.
     """
     costs = costs or {}
     row = await database.fetch_one(
@@ -282,9 +306,10 @@ async def finish(  # noqa: PLR0913  the claim, the results, and what is known of
             "heights": [one.height for one in media],
             "hashes": [one.sha256 for one in media],
             "thumbhashes": [one.thumbhash for one in media],
+            "media_ttl": media_ttl,
         },
     )
-    return row is not None
+    return None if row is None else Moved(Status.COMPLETED, Reason.COMPLETED, row.resolutions or ())
 
 
 async def get_outcome_or_none(database: Database, job_id: UUID, fence: int) -> Status | None:

@@ -54,6 +54,7 @@ class ReplicateApi:
         self._client = client
         self._patience = patience
         self._schemas: dict[str, tuple[InputSchema | None, float]] = {}
+        self._asking: dict[str, asyncio.Task[InputSchema | None]] = {}
 
     async def create(
         self, model: ReplicateModel, values: Mapping[str, Any], time_left: timedelta
@@ -118,13 +119,35 @@ class ReplicateApi:
         raise ProviderError(ProviderErrorKind.TRANSIENT, "Replicate lists too many predictions to read")
 
     async def schema(self, model: ReplicateModel) -> InputSchema | None:
-        """What a model takes; None where that cannot be known. Asked once an hour."""
+        """What a model takes; None where that cannot be known. Asked once an hour, for all who wait."""
         path = model.schema_path
         if path is None:
             return None
         known, until = self._schemas.get(path, (None, 0.0))
         if time.monotonic() < until:
             return known
+        # One who is canceled takes nothing from the others.
+        return await asyncio.shield(self._asking.get(path) or self._begin_asking(path))
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        for task in list(self._asking.values()):
+            task.cancel()
+        await asyncio.gather(*self._asking.values(), return_exceptions=True)
+        await self._client.aclose()
+
+    def _begin_asking(self, path: str) -> asyncio.Task[InputSchema | None]:
+        task = self._asking[path] = asyncio.create_task(self._learn_schema(path))
+        task.add_done_callback(lambda done: self._end_asking(path, done))
+        return task
+
+    def _end_asking(self, path: str, task: asyncio.Task[InputSchema | None]) -> None:
+        del self._asking[path]
+        if not task.cancelled():
+            # With everybody gone who waited nobody else would look at it, which asyncio complains about.
+            task.exception()
+
+    async def _learn_schema(self, path: str) -> InputSchema | None:
         reply = await self._ask_for_schema(path)
         if reply.status != HTTPStatus.OK and not await says_unknown(reply):
             raise await error_of_question(reply)
@@ -132,10 +155,6 @@ class ReplicateApi:
         life = _UNKNOWN_LIFE if found is None else _SCHEMA_LIFE
         self._schemas[path] = (found, time.monotonic() + life)
         return found
-
-    async def aclose(self) -> None:
-        """Close the connections."""
-        await self._client.aclose()
 
     async def _ask_for_schema(self, path: str) -> Reply:
         """Asked before an order is placed, and so bounded as a whole: nothing was ordered when it fails."""

@@ -7,14 +7,16 @@ job that changed; both may be lost, repeated or late, and everything still happe
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Protocol
 from uuid import UUID
 
 QUEUE_NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 DEFAULT_QUEUE = "default"
 WAKE_TASK = "fleek.wake"
+PING_TASK = "fleek.ping"
 WORKER = "fleek worker"
 """How worker processes call themselves towards PostgreSQL, before the names of their queues."""
 _LONGEST_NAME = 63
@@ -55,6 +57,26 @@ class Announcement:
     """The client asked to cancel: the worker that runs the job should look now."""
 
 
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """What a worker process says of itself when it is asked."""
+
+    worker: str
+    queues: tuple[str, ...]
+    version: str
+    ready: bool
+    """Whether it claims jobs, as its own `/readyz` has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheEntry:
+    """What is worth knowing by this key, for as long as `life`."""
+
+    key: str
+    value: bytes
+    life: timedelta
+
+
 class Waker(Protocol):
     """Brings workers to a queue."""
 
@@ -84,4 +106,16 @@ class PubSub(Protocol):
 
     async def aclose(self) -> None:
         """Stop, within a bound."""
+        ...
+
+
+class Cache(Protocol):
+    """What processes tell each other to save work: never truth, and forgotten at any moment."""
+
+    async def get(self, keys: Sequence[str]) -> Mapping[str, bytes] | None:
+        """The values of those keys that are known; None where it cannot be asked. Bounded, never raises."""
+        ...
+
+    def set(self, entries: Sequence[CacheEntry]) -> None:
+        """Remember for others, in the background, where that is possible. Never blocks, never raises."""
         ...

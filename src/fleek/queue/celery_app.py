@@ -17,7 +17,7 @@ import structlog
 from celery import Celery
 from kombu.entity import Queue
 
-from fleek.queue.base import DEFAULT_QUEUE, WAKE_TASK, broker_queue
+from fleek.queue.base import DEFAULT_QUEUE, PING_TASK, WAKE_TASK, broker_queue
 
 _log = structlog.get_logger(__name__)
 
@@ -32,6 +32,8 @@ _COUNT_INTERVAL = 1.0
 """Seconds between two counts of a queue's waiting wake-ups."""
 _PAUSE_AFTER_ERROR = 1.0
 _CLOSE_TIMEOUT = 3.0
+_ONCE_MORE = {"max_retries": 1, "interval_start": 0}
+"""A connection that lay idle while the broker was started again fails once."""
 
 
 def broker_url(redis_url: str) -> str:
@@ -80,8 +82,10 @@ def create_celery_app(redis_url: str, queues: tuple[str, ...] = (DEFAULT_QUEUE,)
 class CeleryWaker:
     """Publishes wake-ups from a thread of its own, coalesced: Celery's publish blocks and costs 0.3 ms."""
 
-    def __init__(self, app: Celery) -> None:
+    def __init__(self, app: Celery, on_publish: Callable[[str, bool], None] | None = None) -> None:
+        """`on_publish` hears, on the waker's thread, of each message's queue and whether it was sent."""
         self._app = app
+        self._on_publish = on_publish or (lambda _queue, _is_sent: None)
         self._pending: set[str] = set()
         self._changed = threading.Condition()
         self._closing = False
@@ -129,9 +133,11 @@ class CeleryWaker:
                     self._count(producer, queue)
                 if queue not in self._crowded:
                     self._send(producer, queue)
+                    self._on_publish(queue, True)  # noqa: FBT003  a callback has no keywords
                     self._count(producer, queue)
         except Exception as error:  # noqa: BLE001  whatever it is, the thread must live on for the next
             _log.warning("wake_up_failed", queue=queue, error=type(error).__name__)
+            self._on_publish(queue, False)  # noqa: FBT003  likewise
             self._pause()
 
     def _send(self, producer: Any, queue: str) -> None:  # noqa: ANN401  kombu is untyped
@@ -155,6 +161,40 @@ class CeleryWaker:
         """A broker that is away is not hammered; workers look by themselves every second meanwhile."""
         with self._changed:
             self._changed.wait_for(lambda: self._closing, timeout=_PAUSE_AFTER_ERROR)
+
+
+def publish_ping(app: Celery, queue: str, reply_to: str) -> None:
+    """Ask one worker of a queue to answer to `reply_to`. Blocks, for seconds where the broker is slow.
+
+    Raises OSError. The message has no expiry: that would compare two machines' clocks, and a late answer
+    goes where nobody reads it.
+    """
+    try:
+        with app.producer_or_acquire() as producer:
+            app.send_task(
+                PING_TASK,
+                args=[reply_to, queue],
+                queue=broker_queue(queue),
+                retry=True,
+                retry_policy=_ONCE_MORE,
+                producer=producer,
+            )
+    except Exception as error:
+        # The client, its transport and its pool each have errors of their own; none of them is ours.
+        message = f"the broker takes no message: {type(error).__name__}"
+        raise OSError(message) from error
+
+
+def register_ping_task(app: Celery, on_ping: Callable[[str, str], None]) -> None:
+    """Make `fleek.ping(reply_to, queue)` call back with both; its signature may only grow, like the other's.
+
+    A worker of a release that does not know it logs an unregistered task, and drops the message.
+    """
+
+    def ping(reply_to: str = "", queue: str = DEFAULT_QUEUE) -> None:
+        on_ping(reply_to, queue)
+
+    app.task(ping, name=PING_TASK, ignore_result=True)
 
 
 def register_wake_task(app: Celery, on_wake: Callable[[str, str | None], None]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Awaitable, Callable
 from uuid import UUID
 
@@ -29,6 +30,7 @@ _MAX_PENDING = 10_000
 _BATCH = 200
 _PAUSE_AFTER_ERROR = 1.0
 _SILENCE = 10.0
+_CANCEL_INTERVAL = 0.1
 
 
 class RedisPubSub:
@@ -61,8 +63,8 @@ class RedisPubSub:
     async def start(self) -> None:
         """Begin to send and to listen."""
         self._tasks = [
-            asyncio.create_task(_persist("pubsub_send_failed", self._send), name="pubsub-send"),
-            asyncio.create_task(_persist("pubsub_receive_failed", self._receive), name="pubsub-receive"),
+            asyncio.create_task(_persist("send", self._send), name="pubsub-send"),
+            asyncio.create_task(_persist("receive", self._receive), name="pubsub-receive"),
         ]
 
     async def ping(self) -> None:
@@ -79,10 +81,16 @@ class RedisPubSub:
             with contextlib.suppress(RedisError, OSError, TimeoutError):
                 async with asyncio.timeout(_TIMEOUT):
                     await self._flush()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._end_tasks()
         await self._redis.aclose()
+
+    async def _end_tasks(self) -> None:
+        """Cancel, and again: the client loses a cancellation that comes while it connects or subscribes."""
+        until = time.monotonic() + _TIMEOUT
+        while (running := [task for task in self._tasks if not task.done()]) and time.monotonic() < until:
+            for task in running:
+                task.cancel()
+            await asyncio.wait(running, timeout=_CANCEL_INTERVAL)
 
     async def _flush(self) -> None:
         while not self._outbox.empty():
@@ -133,13 +141,13 @@ class RedisPubSub:
                 _call(listener, announcement)
 
 
-async def _persist(event: str, work: Callable[[], Awaitable[None]]) -> None:
+async def _persist(part: str, work: Callable[[], Awaitable[None]]) -> None:
     """Run for ever: a broker that is away is asked again after a pause."""
     while True:
         try:
             await work()
         except (RedisError, OSError) as error:
-            _log.warning(event, error=type(error).__name__)
+            _log.warning("pubsub_failed", part=part, error=type(error).__name__)
         await asyncio.sleep(_PAUSE_AFTER_ERROR)
 
 

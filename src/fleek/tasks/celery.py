@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fleek.settings import load_settings
+from fleek.settings import start_settings
 from fleek.tasks.wake import create_worker_app
 
-app = create_worker_app(load_settings())
+app = create_worker_app(start_settings())

@@ -19,6 +19,7 @@ import structlog
 from fleek.core.errors import DatabaseUnavailable
 from fleek.jobs.claim import ClaimedJob, Claimer
 from fleek.jobs.keeper import Stop
+from fleek.observability.metrics import Metrics
 from fleek.queue.base import Waker
 
 _log = structlog.get_logger(__name__)
@@ -66,6 +67,7 @@ class Dispatcher:
         slots: int,
         interval: timedelta,
         create_timeout: timedelta = timedelta(0),
+        metrics: Metrics | None = None,
     ) -> None:
         """`create_timeout`: how long an order may take to be placed, which a stop waits for."""
         self._claimer = claimer
@@ -75,6 +77,8 @@ class Dispatcher:
         self._slots = slots
         self._interval = interval.total_seconds()
         self._create_timeout = create_timeout
+        self._metrics = metrics or Metrics()
+        self._metrics.show_slots(slots, lambda: self.running)
         self._running: dict[asyncio.Task[None], _Running] = {}
         self._look = asyncio.Event()
         self._stopping = False
@@ -85,11 +89,26 @@ class Dispatcher:
         self._celery_task_id: str | None = None
         self._loop = asyncio.get_running_loop()
         self._claiming: asyncio.Task[None] | None = None
+        self._looked_at = 0.0
+        self.is_answered = False
+        """Whether the database answered the last look at the queue."""
 
     @property
     def running(self) -> int:
         """Jobs in progress in this process."""
         return len(self._running)
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether it claims nothing any more."""
+        return self._stopping
+
+    @property
+    def silence(self) -> float:
+        """Seconds since it began to look at the queue; 0 before it was started, and while it stops."""
+        if self._claiming is None or self._stopping:
+            return 0.0
+        return self._loop.time() - self._looked_at
 
     def wake_from_thread(self, queue: str, celery_task_id: str | None) -> None:
         """A wake-up arrived on one of Celery's threads."""
@@ -104,6 +123,7 @@ class Dispatcher:
 
     def start(self) -> None:
         """Begin to claim."""
+        self._looked_at = self._loop.time()
         self._claiming = asyncio.create_task(self._claim_forever(), name="dispatcher")
 
     async def stop(self, grace: timedelta) -> None:
@@ -147,6 +167,7 @@ class Dispatcher:
             end.cancel()
 
     def _on_wake(self, queue: str, celery_task_id: str | None) -> None:
+        self._metrics.wake_up_received(queue)
         self._rung.add(queue)
         self._celery_task_id = celery_task_id
         self._look.set()
@@ -154,14 +175,17 @@ class Dispatcher:
     async def _claim_forever(self) -> None:
         while not self._stopping:
             rung, self._rung = self._rung, set()
+            self._looked_at = self._loop.time()
             try:
                 await self._look_once(rung)
             except DatabaseUnavailable:
+                self.is_answered = False
                 _log.warning("claim_failed")
             except Exception:  # noqa: BLE001  see below
                 # A bug in a claim must not stop the worker for good; it is logged and tried again.
                 _log.exception("claim_crashed")
             else:
+                self.is_answered = True
                 await self._wait()
                 continue
             # What the wake-ups were for is still to be claimed.

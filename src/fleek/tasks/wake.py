@@ -8,10 +8,15 @@ from typing import Any
 from celery import Celery, bootsteps
 from celery.signals import setup_logging, worker_shutting_down
 
+from fleek.bootstrap import build_redactor
+from fleek.core.errors import ConfigurationError
 from fleek.observability.logs import configure_logging
-from fleek.queue.celery_app import create_celery_app, register_wake_task
+from fleek.queue.celery_app import create_celery_app, register_ping_task, register_wake_task
 from fleek.settings import Settings
 from fleek.tasks.runtime import WorkerRuntime
+
+_REFUSED = 2
+"""The exit code of a process whose configuration is wrong."""
 
 
 class RuntimeStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery is untyped
@@ -23,7 +28,11 @@ class RuntimeStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery is u
     def start(self, parent: Any) -> None:  # noqa: ANN401, ARG002  Celery's protocol
         """Begin to claim jobs."""
         worker_shutting_down.connect(self._on_shutting_down)
-        self.runtime.start()
+        try:
+            self.runtime.start()
+        except ConfigurationError as error:
+            # Celery ends the worker with this exit code, and without a traceback; the log has the reason.
+            raise SystemExit(_REFUSED) from error
 
     def stop(self, parent: Any) -> None:  # noqa: ANN401, ARG002  Celery's protocol
         """Finish or give back what runs."""
@@ -48,11 +57,12 @@ def create_worker_app(settings: Settings) -> Celery:
     runtime = WorkerRuntime(settings)
     app = create_celery_app(settings.resolved_redis_url, settings.queues)
     register_wake_task(app, runtime.ring)
+    register_ping_task(app, runtime.ping)
     app.steps["worker"].add(type("FleekRuntime", (RuntimeStep,), {"runtime": runtime}))
 
     @setup_logging.connect(weak=False)  # type: ignore[untyped-decorator]  # Celery is untyped
     def _configure_logging(**_: object) -> None:
         """Celery asks before it would set up logging of its own."""
-        configure_logging(settings.log_level, settings.log_format)
+        configure_logging(settings.log_level, settings.log_format, build_redactor(settings))
 
     return app

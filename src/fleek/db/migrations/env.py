@@ -9,7 +9,7 @@ from sqlalchemy import Connection, pool, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from fleek.bootstrap import load_metadata
-from fleek.settings import load_settings
+from fleek.settings import start_settings
 
 _LOCK = 7_310_579_217_402_653_001
 """Advisory lock of migrations: of several processes that start at once, one migrates."""
@@ -19,7 +19,7 @@ who wait for the lock meanwhile do not give up."""
 
 
 def _url() -> str:
-    return str(context.config.attributes.get("url") or load_settings().resolved_database_url)
+    return str(context.config.attributes.get("url") or start_settings().resolved_database_url)
 
 
 def _configure_and_run(connection: Connection) -> None:
