@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fleek.api.app import create_app
-from fleek.bootstrap import build_redactor
+from fleek.bootstrap.parts import build_redactor
 from fleek.observability.logs import configure_logging
 from fleek.settings import start_settings
 

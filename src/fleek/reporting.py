@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from fleek import __version__
-from fleek.bootstrap import build_redactor
+from fleek.bootstrap.parts import build_redactor
 from fleek.core.errors import ConfigurationError
 from fleek.settings import Settings, list_misnamed
 

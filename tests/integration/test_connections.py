@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sqlalchemy import text
 
-from fleek.bootstrap import _open_database
+from fleek.bootstrap.parts import open_database
 from fleek.cli.children import Children
 from fleek.settings import load_settings
 
@@ -27,7 +27,7 @@ async def test_the_configured_limits_hold_on_the_connections_of_a_process(queue_
     shown = []
     async with AsyncExitStack() as stack:
         for settings in (plain, changed):
-            database = _open_database(stack, settings, "fleek test")
+            database = open_database(stack, settings, "fleek test")
             shown.append([(await database.fetch_one(text(f"SHOW {name}")))[0] for name in LIMITS])
 
     assert shown == [["10s", "2s", "15s"], ["7s", "1500ms", "9s"]]
@@ -38,7 +38,7 @@ async def test_a_process_opens_no_more_connections_than_pool_and_overflow(queue_
         database_url=queue_url, database_pool_size=3, database_max_overflow=2, database_pool_timeout=20
     )
     async with AsyncExitStack() as stack:
-        database = _open_database(stack, settings, "fleek counted")
+        database = open_database(stack, settings, "fleek counted")
         await asyncio.gather(*(database.fetch_one(text("SELECT pg_sleep(0.1)")) for _ in range(20)))
         found = await database.fetch_one(
             text("SELECT count(*) AS n FROM pg_stat_activity WHERE application_name = 'fleek counted'")

@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 from tests.queueing import Queue
 
-from fleek.bootstrap import load_metadata
+from fleek.bootstrap.tables import load_metadata
 from fleek.db import migrate
 
 BARE = "template0"

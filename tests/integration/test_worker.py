@@ -14,7 +14,7 @@ from tests.middle import middle_of
 from tests.queueing import PARAMETERS, Queue, away, wait_until
 from tests.workers import CELERY, FLEEK, START, Start
 
-from fleek.bootstrap import _open_waker
+from fleek.bootstrap.parts import open_waker
 from fleek.core.errors import ConfigurationError
 from fleek.core.events import EventKind
 from fleek.core.ids import new_id
@@ -198,7 +198,7 @@ async def test_a_waker_whose_broker_says_nothing_does_not_hold_the_loop_at_the_e
             gaps.append(loop.time() - before)
 
     async with middle_of(valkey.socket) as (middle, port), AsyncExitStack() as stack:
-        waker = _open_waker(stack, create_celery_app(f"redis://127.0.0.1:{port}"), Metrics())
+        waker = open_waker(stack, create_celery_app(f"redis://127.0.0.1:{port}"), Metrics())
         waker.wake("default")
         await asyncio.sleep(0.3)
         middle.fall_silent()

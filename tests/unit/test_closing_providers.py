@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from fleek.bootstrap import _close
+from fleek.bootstrap.parts import close_provider
 from fleek.testing import FakeProvider
 
 
@@ -20,8 +20,8 @@ class Broken(FakeProvider):
 
 async def test_a_provider_that_does_not_end_is_left_behind() -> None:
     async with asyncio.timeout(10):
-        await _close(Endless(), within=0.05)
+        await close_provider(Endless(), within=0.05)
 
 
 async def test_a_provider_that_fails_at_its_end_is_left_behind() -> None:
-    await _close(Broken())
+    await close_provider(Broken())

@@ -8,7 +8,7 @@ from threading import Barrier
 
 import pytest
 
-from fleek.bootstrap import load_secret
+from fleek.bootstrap.secret_key import load_secret
 from fleek.core.errors import ConfigurationError
 from fleek.settings import Settings, load_settings
 

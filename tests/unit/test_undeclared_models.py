@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tests.unit.test_registry import Declaration, Plugins
 
-from fleek.bootstrap import _build_claimer, _provider_name
+from fleek.bootstrap.worker import build_claimer, provider_name
 from fleek.core.errors import NotFound
 from fleek.db.session import Database
 from fleek.jobs.claim import ServedModel
@@ -106,13 +106,13 @@ async def test_a_worker_serves_them_and_its_rescuer_knows_their_provider() -> No
     open_one, closed = catalog(Gallery()), catalog(Gallery(open_to_all=False))
 
     found, missing = (
-        _build_claimer(database, one, "w", LEASE, Metrics())._find("owner/name") for one in (open_one, closed)
+        build_claimer(database, one, "w", LEASE, Metrics())._find("owner/name") for one in (open_one, closed)
     )
     await database.aclose()
 
     assert found == ServedModel("owner/name", "gallery", timedelta(minutes=10))
     assert missing is None
-    assert [_provider_name(open_one, name) for name in ("owner/name", "painter", "gone/away")] == [
+    assert [provider_name(open_one, name) for name in ("owner/name", "painter", "gone/away")] == [
         "gallery", "gallery", ""
     ]  # fmt: skip
 

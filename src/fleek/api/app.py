@@ -17,7 +17,8 @@ from fleek.api.metrics import add_metrics
 from fleek.api.middleware import FrontDoor, allowed_host_names
 from fleek.api.problems import HANDLERS
 from fleek.api.start import BriefRefusal, noted_refusal
-from fleek.bootstrap import ApiContext, build_metrics, open_api
+from fleek.bootstrap.api import ApiContext, open_api
+from fleek.bootstrap.parts import build_metrics
 from fleek.observability.metrics import Metrics
 from fleek.reporting import start_reporting, warn_of_misnamed
 from fleek.settings import Settings, load_settings

@@ -9,7 +9,7 @@ from uuid import UUID
 from fastapi import Depends, Path, Request
 from structlog.contextvars import bind_contextvars
 
-from fleek.bootstrap import ApiContext
+from fleek.bootstrap.api import ApiContext
 from fleek.core.errors import NotFound
 from fleek.core.ids import parse_id
 from fleek.core.owner import LOCAL_OWNER

@@ -18,7 +18,7 @@ from fleek.api.answers import answer
 from fleek.api.deps import ContextDep
 from fleek.api.problems import document, request_id_of, respond
 from fleek.api.strict_json import StrictRoute
-from fleek.bootstrap import ApiContext
+from fleek.bootstrap.api import ApiContext
 from fleek.core.errors import DatabaseUnavailable, FleekError, Unavailable
 from fleek.queue.round_trip import RoundTrips
 from fleek.storage.base import StorageError, StorageRefusedError

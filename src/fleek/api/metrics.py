@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import FastAPI, Request
 from starlette.responses import Response
 
-from fleek.bootstrap import ApiContext
+from fleek.bootstrap.api import ApiContext
 from fleek.observability.metrics import CONTENT_TYPE
 
 PATH = "/metrics"

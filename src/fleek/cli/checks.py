@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from fleek import failpoints
-from fleek.bootstrap import open_media_storage
+from fleek.bootstrap.parts import open_media_storage
 from fleek.cli import checks_work
 from fleek.cli.findings import CHECK_SECONDS, Finding, Verdict, connect, failed, ok, warning
 from fleek.core.errors import FleekError

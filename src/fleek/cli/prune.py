@@ -10,7 +10,7 @@ from fleek.cli.exits import unreachable
 from fleek.cli.output import JsonOption, Output
 
 if TYPE_CHECKING:
-    from fleek.bootstrap import PruneTools
+    from fleek.bootstrap.pruning import PruneTools
     from fleek.settings import Settings
 
 _STATEMENT_SECONDS = 600.0
@@ -56,7 +56,7 @@ def prune(
 
 async def _prune(settings: Settings, *, dry_run: bool, adopt: bool, unknown: bool) -> dict[str, Any]:
     """Numbers by what is gone or would go, and the stored `bytes` of all of it."""
-    from fleek.bootstrap import open_prune_tools  # noqa: PLC0415  see above
+    from fleek.bootstrap.pruning import open_prune_tools  # noqa: PLC0415  see above
 
     async with open_prune_tools(settings, _STATEMENT_SECONDS) as tools:
         rows = await _survey(tools, settings)

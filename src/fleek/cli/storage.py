@@ -39,7 +39,7 @@ def init(
     import asyncio  # noqa: PLC0415  other commands start faster without all of this
     import secrets  # noqa: PLC0415
 
-    from fleek.bootstrap import open_media_storage  # noqa: PLC0415
+    from fleek.bootstrap.parts import open_media_storage  # noqa: PLC0415
     from fleek.settings import load_settings  # noqa: PLC0415
     from fleek.storage.signed_urls import UrlSigner  # noqa: PLC0415
 

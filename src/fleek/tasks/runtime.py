@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import structlog
 import uvloop
 
-from fleek.bootstrap import WorkerContext, build_metrics, open_worker
+from fleek.bootstrap.parts import build_metrics
+from fleek.bootstrap.worker import WorkerContext, open_worker
 from fleek.core.errors import ConfigurationError, DatabaseUnavailable
 from fleek.jobs.claim import ClaimedJob
 from fleek.jobs.execution import Execution

@@ -8,7 +8,7 @@ from typing import Any
 from celery import Celery, bootsteps
 from celery.signals import setup_logging, worker_shutting_down
 
-from fleek.bootstrap import build_redactor
+from fleek.bootstrap.parts import build_redactor
 from fleek.core.errors import ConfigurationError
 from fleek.observability.logs import configure_logging
 from fleek.queue.celery_app import create_celery_app, register_ping_task, register_wake_task

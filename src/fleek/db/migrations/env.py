@@ -8,7 +8,7 @@ from alembic import context
 from sqlalchemy import Connection, pool, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from fleek.bootstrap import load_metadata
+from fleek.bootstrap.tables import load_metadata
 from fleek.settings import start_settings
 
 _LOCK = 7_310_579_217_402_653_001
