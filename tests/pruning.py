@@ -11,7 +11,7 @@ from fleek.core.job import ErrorCode, failed
 from fleek.core.media import PNG, object_key
 from fleek.db.session import Database
 from fleek.jobs.claim import ClaimedJob
-from fleek.jobs.orphans import WALK_KEY, OrphanFinder, OrphanRules
+from fleek.jobs.orphans import OWN_PREFIX, OrphanFinder, OrphanRules
 from fleek.jobs.pruner import Pruner
 from fleek.storage.base import StorageError
 from tests.executing import UnreliableStorage
@@ -29,10 +29,12 @@ class Store(UnreliableStorage):
     def __init__(self) -> None:
         super().__init__()
         self.keeps = False
+        self.stuck: set[str] = set()
+        """Keys that it refuses to delete."""
         self.lists = 0
 
     async def delete(self, keys: list[str]) -> None:
-        if self.keeps:
+        if self.keeps or self.stuck.intersection(keys):
             raise StorageError("the store is read-only")
         await super().delete(keys)
 
@@ -43,7 +45,8 @@ class Store(UnreliableStorage):
 
     async def keys(self) -> set[str]:
         """Everything that is stored, but for what the pruner keeps for itself."""
-        return {found.key async for found in self.list("")} - {WALK_KEY}
+        kept = [found.key async for found in self.list("")]
+        return {key for key in kept if not key.startswith(OWN_PREFIX)}
 
 
 class Scene:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
@@ -16,7 +17,9 @@ from tests.s3 import Bucket
 
 from fleek.core.errors import Conflict
 from fleek.core.media import PNG, VARIANTS, object_key, parse_object_key, variant_key
+from fleek.db.session import Database
 from fleek.jobs.orphans import WALK_KEY, OrphanFinder, OrphanRules
+from fleek.local.postgres import PostgresServer
 from fleek.storage.base import StorageError
 from fleek.storage.object_store import open_storage
 from fleek.storage.signed_urls import UrlSigner
@@ -25,9 +28,21 @@ SIGNER = UrlSigner(b"0" * 32)
 
 
 @pytest.fixture
-def scene(queue: Queue) -> Scene:
-    """An empty queue and an empty store."""
-    return Scene(queue)
+async def second_queue(postgres: PostgresServer, template_database: str) -> AsyncIterator[Queue]:
+    """Another, empty database."""
+    postgres.query(f"CREATE DATABASE second TEMPLATE {template_database} STRATEGY file_copy", "postgres")
+    database = Database(postgres.url("second"))
+    yield Queue(database)
+    await database.aclose()
+    postgres.query("DROP DATABASE second WITH (FORCE)", "postgres")
+
+
+@pytest.fixture
+async def scene(queue: Queue) -> Scene:
+    """An empty queue and an empty store, which belongs to it."""
+    scene = Scene(queue)
+    await scene.finder().sweep(delete=True)
+    return scene
 
 
 async def test_live_results_and_their_variants_stay(scene: Scene) -> None:
@@ -141,12 +156,13 @@ async def test_what_others_put_into_the_store_is_not_touched(scene: Scene, queue
 async def test_only_objects_that_are_old_enough_by_the_stores_time_go(queue: Queue, tmp_path: Path) -> None:
     await queue.accept()
     storage = open_storage(tmp_path.as_uri(), signer=SIGNER)
+    finder = OrphanFinder(queue.database, storage, OrphanRules(), walker="worker-1")
+    await finder.sweep(delete=True)
     young, old = stray_key(), stray_key()
     for key, hours in ((young, 23.9), (old, 24.1)):
         await storage.put(key, b"x", content_type="image/png", filename="x.png")
         moment = time.time() - hours * 3600
         os.utime(tmp_path / key, (moment, moment))
-    finder = OrphanFinder(queue.database, storage, OrphanRules(), walker="worker-1")
 
     assert await finder.run_once() == 1
     assert {found.key async for found in storage.list("media")} == {young}
@@ -206,10 +222,24 @@ class TestWalk:
         assert other == 0
         assert await scene.finder(rules, walker="worker-2").run_once() == 100
 
+    @pytest.mark.parametrize("is_over", [True, False])
+    async def test_a_walk_of_a_time_that_has_not_come_does_not_hold_up_the_next_one(
+        self, scene: Scene, queue: Queue, *, is_over: bool
+    ) -> None:
+        await queue.accept()
+        walk = json.loads(await scene.store.read(WALK_KEY))
+        walk |= dict.fromkeys(("began_at", "touched_at"), "2900-01-01T00:00:00+00:00")
+        walk |= {"is_over": is_over, "walker": "worker-9"}
+        await scene.store.put(WALK_KEY, json.dumps(walk).encode(), content_type="x", filename="x")
+        await scene.store.hold_object(stray_key())
+
+        assert await scene.finder(OrphanRules(age=timedelta(0))).run_once() == 1
+
     @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"database": 1}', b"\xff"])
     async def test_a_walk_that_cannot_be_read_begins_anew(
         self, scene: Scene, queue: Queue, content: bytes
     ) -> None:
+        await scene.complete()
         await queue.accept()
         await scene.store.hold_object(stray_key())
         await scene.store.put(WALK_KEY, content, content_type="x", filename="x")
@@ -219,6 +249,7 @@ class TestWalk:
     async def test_a_bucket_is_listed_behind_a_key_and_walked(self, queue: Queue, s3_bucket: Bucket) -> None:
         await queue.accept()
         storage = open_storage(s3_bucket.url, signer=SIGNER, endpoint=s3_bucket.endpoint)
+        await OrphanFinder(queue.database, storage, AT_ONCE, walker="w").sweep(delete=True)
         keys = sorted(stray_key() for _ in range(6))
         for key in keys:
             await storage.put(key, b"x", content_type="image/png", filename="x.png")
@@ -249,6 +280,61 @@ class TestTroubles:
 
 
 class TestAnotherDatabase:
+    async def test_a_full_store_whose_jobs_are_unknown_is_not_taken_until_it_is_adopted(
+        self, scene: Scene
+    ) -> None:
+        await scene.store.delete([WALK_KEY])
+        await scene.complete()
+        for _ in range(3):
+            await scene.store.hold_object(stray_key())
+
+        assert await scene.finder().run_once() == 0
+        with pytest.raises(Conflict, match="--adopt"):
+            await scene.finder().sweep(delete=True)
+        assert len(await scene.store.keys()) == 4
+        assert (await scene.finder().sweep(delete=True, adopt=True)).number == 3
+
+    async def test_a_full_store_whose_jobs_are_known_is_taken(self, scene: Scene, queue: Queue) -> None:
+        await scene.store.delete([WALK_KEY])
+        job = await scene.complete(n=3)
+        await queue.change("UPDATE media SET deleted_at = now() WHERE index = 0")
+        await scene.store.hold_object(stray_key())
+
+        assert await scene.finder().run_once() == 2
+        assert await scene.store.keys() == set((await scene.keys(job.id))[1:])
+
+    async def test_results_of_two_databases_that_share_a_store_both_stay(
+        self, scene: Scene, queue: Queue, second_queue: Queue
+    ) -> None:
+        second = Scene(second_queue)
+        second.store = scene.store
+        first = await scene.complete()
+        other = await second.complete()
+        [deleted] = await scene.keys((await scene.complete()).id)
+        await queue.change("UPDATE media SET deleted_at = now() WHERE key = :key", key=deleted)
+
+        assert await second.finder().run_once() == 0
+        assert await scene.finder().run_once() == 1
+        assert await scene.store.keys() == {*await scene.keys(first.id), *await second.keys(other.id)}
+        assert (await scene.finder().sweep(delete=True)).number == 0
+        with pytest.raises(Conflict):
+            await scene.finder().sweep(delete=True, even_unknown=True)
+        assert (await scene.finder().sweep(delete=False, adopt=True)).number == 1
+
+    async def test_a_store_that_was_adopted_is_not_shared_any_more(
+        self, scene: Scene, queue: Queue, second_queue: Queue
+    ) -> None:
+        second = Scene(second_queue)
+        second.store = scene.store
+        await queue.accept()
+        await second.finder().run_once()
+        await scene.store.hold_object(stray_key())
+
+        assert await scene.finder().run_once() == 0
+        assert (await scene.finder().sweep(delete=True, adopt=True)).number == 1
+        await scene.store.hold_object(stray_key())
+        assert await scene.finder().run_once() == 1
+
     async def test_a_store_of_another_database_is_left_alone_until_it_is_adopted(
         self, scene: Scene, queue: Queue
     ) -> None:

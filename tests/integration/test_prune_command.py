@@ -61,6 +61,14 @@ def make_old(path: Path) -> None:
     os.utime(path, (moment, moment))
 
 
+def make_undeletable(job: MadeJob, store: Path) -> None:
+    """A folder in the place of an object is something that a store cannot delete."""
+    path = store / job.keys[0]
+    path.unlink()
+    (path / "in").mkdir(parents=True)
+    (path / "in" / "the-way").touch()
+
+
 def test_everything_that_is_too_old_is_counted_and_then_deleted(
     store: Path, database_url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,6 +116,58 @@ def test_a_store_of_another_database_is_refused_until_it_is_adopted(
     assert "another database" in json.loads(capsys.readouterr().err)["detail"]
     assert pruned(capsys, "--adopt")["orphans"] == 0
     assert pruned(capsys)["orphans"] == 0
+
+
+def test_that_another_database_uses_the_store_is_said_beside_the_document(
+    store: Path, database_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make(database_url, store)
+    mark = store / "fleek-pruner" / "databases" / "another.json"
+    mark.parent.mkdir(parents=True)
+    mark.touch()
+
+    assert pruned(capsys) == {"dry_run": False, **NOTHING}
+    assert execute(["prune"]) == ExitCode.OK
+    assert "orphans_of_a_shared_store" in capsys.readouterr().err
+
+
+def test_a_result_that_expired_and_whose_job_is_old_too_is_counted_once(
+    store: Path, database_url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLEEK_JOB_RETENTION", "30d")
+    now = datetime.now(UTC)
+    job = make(
+        database_url,
+        store,
+        created_at=now - timedelta(days=31),
+        media={"expires_at": now - timedelta(hours=1)},
+    )
+    size = (store / job.keys[0]).stat().st_size
+
+    counted = pruned(capsys, "--dry-run")
+    assert (counted["expired"], counted["jobs"], counted["bytes"]) == (1, 1, size)
+
+
+def test_a_store_that_keeps_what_is_to_go_makes_the_command_fail(
+    store: Path, database_url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLEEK_JOB_RETENTION", "30d")
+    make_undeletable(make(database_url, store, created_at=datetime.now(UTC) - timedelta(days=31)), store)
+
+    assert execute(["prune", "--json"]) == ExitCode.UNREACHABLE
+    assert "object store" in json.loads(capsys.readouterr().err.splitlines()[-1])["detail"]
+
+
+def test_jobs_that_are_put_off_are_counted(
+    store: Path, database_url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLEEK_JOB_RETENTION", "30d")
+    old = datetime.now(UTC) - timedelta(days=31)
+    jobs = [make(database_url, store, created_at=old) for _ in range(3)]
+    make_undeletable(jobs[1], store)
+
+    found = pruned(capsys)
+    assert (found["jobs"], found["put_off"]) == (2, 1)
 
 
 def test_objects_of_jobs_that_are_too_old_to_be_known_go_when_asked(

@@ -168,6 +168,17 @@ class TestRetention:
         assert (kept["jobs"], still, at_once["jobs"], later["jobs"]) == (0, "completed", 0, 1)
         assert await scene.store.keys() == set()
 
+    async def test_one_object_that_the_store_refuses_to_delete_keeps_no_job_but_its_own(
+        self, scene: Scene, queue: Queue
+    ) -> None:
+        jobs = [await scene.complete() for _ in range(9)]
+        for job in jobs:
+            await scene.age(job.id)
+        scene.store.stuck = set(await scene.keys(jobs[4].id))
+
+        assert (await scene.pruner(retention=DAY).prune_rows())["jobs"] == 8
+        assert [row.id for row in await queue.query("SELECT id FROM jobs")] == [jobs[4].id]
+
     async def test_more_jobs_than_one_batch_are_all_done_in_one_pass(
         self, scene: Scene, queue: Queue
     ) -> None:

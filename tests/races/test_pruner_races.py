@@ -217,7 +217,9 @@ class TestOrphans:
         [batch] = [batch async for batch in finder._batches(None)]
         assert await queue.finish(job)
 
-        found = await finder._pick(batch, (await prunable.get_identity(queue.database)).now)
+        found = await finder._pick(
+            batch, (await prunable.get_identity(queue.database)).now, prunable.Unknown.NEWER
+        )
         assert found == []
         assert await scene.store.keys() == {key}
 

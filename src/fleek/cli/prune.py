@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -40,7 +43,8 @@ def prune(
 
     settings, output = load_settings(), Output(as_json)
     try:
-        found = asyncio.run(_prune(settings, dry_run=dry_run, adopt=adopt, unknown=unknown))
+        with _records_beside(as_json=as_json):
+            found = asyncio.run(_prune(settings, dry_run=dry_run, adopt=adopt, unknown=unknown))
     except StorageError as error:
         message = f"The object store does not answer: {error}"
         raise unreachable(message, "`fleek doctor` tells more") from error
@@ -54,6 +58,20 @@ def prune(
         output.note("Jobs are kept for ever: FLEEK_JOB_RETENTION is not set")
 
 
+@contextmanager
+def _records_beside(*, as_json: bool) -> Iterator[None]:
+    """What is logged goes to standard error, and nowhere with `--json`; structlog itself prints to stdout."""
+    import structlog  # noqa: PLC0415  see above
+
+    before = structlog.get_config()
+    beside = structlog.ReturnLoggerFactory() if as_json else lambda *_: structlog.PrintLogger(sys.stderr)
+    structlog.configure(logger_factory=beside)
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
+
+
 async def _prune(settings: Settings, *, dry_run: bool, adopt: bool, unknown: bool) -> dict[str, Any]:
     """Numbers by what is gone or would go, and the stored `bytes` of all of it."""
     from fleek.bootstrap.pruning import open_prune_tools  # noqa: PLC0415  see above
@@ -65,6 +83,9 @@ async def _prune(settings: Settings, *, dry_run: bool, adopt: bool, unknown: boo
         size = rows.pop("bytes") + orphans.size
         if not dry_run:
             rows = await _until_nothing_is_left(tools)
+            left = (await _survey(tools, settings))["jobs"]
+            # The store refused their objects, or a worker is at them.
+            rows |= {"put_off": left} if left else {}
         return {**rows, "orphans": orphans.number, "bytes": size}
 
 
@@ -79,8 +100,8 @@ async def _survey(tools: PruneTools, settings: Settings) -> dict[str, int]:
 
 
 async def _until_nothing_is_left(tools: PruneTools) -> dict[str, int]:
-    """Passes are bounded: as many as it takes."""
+    """Passes are bounded: as many as it takes. Raises StorageError where the store keeps objects of jobs."""
     total: dict[str, int] = {}
-    while any((counts := await tools.pruner.prune_rows()).values()):
+    while any((counts := await tools.pruner.prune_rows(put_off=False)).values()):
         total = {name: total.get(name, 0) + count for name, count in counts.items()}
     return total or counts

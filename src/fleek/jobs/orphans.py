@@ -3,7 +3,10 @@
 The store is listed in a walk of bounded passes, by one process at a time. How far it came is kept in an
 object of the store itself, beside the name of the database that the store belongs to: another database that
 is led to the same bucket, such as a copy for tests, must not take results for orphans. Without that object
-a walk begins anew.
+a walk begins anew, unless the store is full of results that this database knows nothing of.
+
+A database that finds the store to be another's leaves a mark there. The owner then deletes nothing of jobs
+that it does not know, since they may be the other one's.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 import structlog
 
@@ -20,18 +24,30 @@ from fleek.core.errors import Conflict
 from fleek.core.media import parse_object_key
 from fleek.db.session import Database
 from fleek.jobs import prunable
-from fleek.jobs.prunable import Amount, Identity
+from fleek.jobs.prunable import Amount, Identity, Unknown
 from fleek.storage.base import ObjectInfo, ObjectNotFoundError, ObjectStorage, StorageError
 
-WALK_KEY = "fleek-pruner/walk.json"
+OWN_PREFIX = "fleek-pruner"
+"""Below it lies what the pruner keeps for itself."""
+WALK_KEY = f"{OWN_PREFIX}/walk.json"
 
 _log = structlog.get_logger(__name__)
 
+_MARKS = f"{OWN_PREFIX}/databases"
 _PREFIX = "media"
 _BATCH = 500
+_SAMPLE = 1000
+"""Objects that say whose a store is."""
 _TURN = timedelta(minutes=5)
 """A walk whose process has not been heard of for this long is another one's."""
-_FOREIGN = "The object store belongs to another database: its orphans cannot be told from results"
+_FOREIGN = (
+    "The object store belongs to another database, or holds results that this one does not know: its orphans "
+    "cannot be told from results. `fleek prune --adopt` gives it to this database"
+)
+_SHARED = (
+    "Another database uses the object store, too: what this one does not know may be its results. If that "
+    "one is gone, `fleek prune --adopt` gives the store to this database alone"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +103,8 @@ class OrphanFinder:
     async def _walk_on(self) -> int:
         identity = await prunable.get_identity(self._database)
         walk = await self._read()
-        if walk is not None and walk.database != identity.name:
+        if not await self._is_ours(walk, identity):
+            await self._leave_mark(identity)
             _log.warning("orphans_of_another_database", remedy="fleek prune --adopt")
             self._rest(self._rules.interval)
             return 0
@@ -97,22 +114,29 @@ class OrphanFinder:
         walk = replace(
             begun, database=identity.name, walker=self._walker, touched_at=identity.now.isoformat()
         )
-        await self._write(walk)
+        await self._write(WALK_KEY, asdict(walk))
         if await self._read() != walk:
             # Another process came at the same moment, and wrote last.
             return 0
-        return await self._advance(walk, identity.now - self._rules.age)
+        unknown = await self._judge_unknown(identity)
+        return await self._advance(walk, identity.now - self._rules.age, unknown)
 
     async def sweep(self, *, delete: bool, adopt: bool = False, even_unknown: bool = False) -> Amount:
         """A whole walk now; what was found, and deleted where `delete` says so.
 
-        Raises Conflict where the store belongs to another database, unless `adopt` gives it to this one.
+        `adopt` gives the store to this database alone. Without it, raises Conflict where the store belongs
+        to another one, and where it is shared and `even_unknown` asks for what may be the other's.
         """
         identity = await prunable.get_identity(self._database)
         await self._require_ours(identity, adopt=adopt, delete=delete)
+        unknown = Unknown.NEWER if adopt else await self._judge_unknown(identity)
+        if even_unknown:
+            if unknown is Unknown.NONE:
+                raise Conflict(_SHARED)
+            unknown = Unknown.ALL
         number = size = 0
         async for batch in self._batches(None):
-            orphans = await self._pick(batch, identity.now - self._rules.age, even_unknown=even_unknown)
+            orphans = await self._pick(batch, identity.now - self._rules.age, unknown)
             if delete and orphans:
                 await self._storage.delete([one.key for one in orphans])
             number, size = number + len(orphans), size + sum(one.size for one in orphans)
@@ -124,13 +148,14 @@ class OrphanFinder:
         if walk is None:
             return new
         if walk.is_over:
-            left = datetime.fromisoformat(walk.began_at) + self._rules.interval - now
+            left, longest = datetime.fromisoformat(walk.began_at) - now, self._rules.interval
         elif walk.walker != self._walker:
-            left = datetime.fromisoformat(walk.touched_at) + _TURN - now
+            left, longest = datetime.fromisoformat(walk.touched_at) - now, _TURN
         else:
             return walk
-        if left > timedelta(0):
-            self._rest(left)
+        # A moment that is yet to come was written while the database's clock was wrong.
+        if -longest < left <= timedelta(0):
+            self._rest(left + longest)
             return None
         return new if walk.is_over else walk
 
@@ -138,11 +163,11 @@ class OrphanFinder:
         """Do not even look at the store until then. The monotonic clock only spares requests."""
         self._rests_until = time.monotonic() + min(duration, self._rules.interval).total_seconds()
 
-    async def _advance(self, walk: Walk, cutoff: datetime) -> int:
+    async def _advance(self, walk: Walk, cutoff: datetime, unknown: Unknown) -> int:
         seen = deleted = 0
         last, is_sorted = walk.after or "", True
         async for batch in self._batches(walk.after):
-            orphans = [one.key for one in await self._pick(batch, cutoff)]
+            orphans = [one.key for one in await self._pick(batch, cutoff, unknown)]
             if orphans:
                 await self._storage.delete(orphans)
             seen, deleted = seen + len(batch), deleted + len(orphans)
@@ -150,9 +175,9 @@ class OrphanFinder:
             is_sorted = is_sorted and keys == sorted(keys)
             last = keys[-1]
             if is_sorted and seen >= self._rules.keys_a_pass:
-                await self._write(replace(walk, after=last))
+                await self._write(WALK_KEY, asdict(replace(walk, after=last)))
                 return deleted
-        await self._write(replace(walk, after=None, is_over=True))
+        await self._write(WALK_KEY, asdict(replace(walk, after=None, is_over=True)))
         return deleted
 
     async def _batches(self, after: str | None) -> AsyncIterator[list[ObjectInfo]]:
@@ -165,24 +190,59 @@ class OrphanFinder:
         if batch:
             yield batch
 
-    async def _pick(
-        self, batch: list[ObjectInfo], cutoff: datetime, *, even_unknown: bool = False
-    ) -> list[ObjectInfo]:
+    async def _pick(self, batch: list[ObjectInfo], cutoff: datetime, unknown: Unknown) -> list[ObjectInfo]:
         """The orphans among objects of the store; what others have put there is none."""
         old = [one for one in batch if one.last_modified < cutoff]
         names = [name for one in old if (name := parse_object_key(one.key)) is not None]
         if not names:
             return []
-        keys = await prunable.list_orphans(self._database, names, even_unknown=even_unknown)
+        keys = await prunable.list_orphans(self._database, names, unknown)
         return [one for one in old if one.key in keys]
+
+    async def _is_ours(self, walk: Walk | None, identity: Identity) -> bool:
+        """The first database owns the store, unless most results there are of jobs that it does not know."""
+        if walk is not None:
+            return walk.database == identity.name
+        jobs = await self._sample_jobs()
+        return len(jobs) <= 2 * await prunable.count_known_jobs(self._database, jobs)
+
+    async def _sample_jobs(self) -> set[UUID]:
+        """Whose results the store lists first; in a bucket these are the oldest."""
+        jobs: set[UUID] = set()
+        seen = 0
+        async for found in self._storage.list(_PREFIX):
+            name = parse_object_key(found.key)
+            if name is not None:
+                jobs.add(name.job_id)
+                seen += 1
+            if seen == _SAMPLE:
+                break
+        return jobs
+
+    async def _judge_unknown(self, identity: Identity) -> Unknown:
+        """What may be deleted of jobs that this database does not know; nothing, where it is not alone."""
+        marks = [found.key async for found in self._storage.list(_MARKS)]
+        if set(marks) <= {_mark_of(identity)}:
+            return Unknown.NEWER
+        _log.warning("orphans_of_a_shared_store", remedy="fleek prune --adopt")
+        return Unknown.NONE
+
+    async def _leave_mark(self, identity: Identity) -> None:
+        await self._write(
+            _mark_of(identity), {"database": identity.name, "seen_at": identity.now.isoformat()}
+        )
 
     async def _require_ours(self, identity: Identity, *, adopt: bool, delete: bool) -> None:
         walk = await self._read()
-        if walk is not None and walk.database != identity.name and not adopt:
+        if not adopt and not await self._is_ours(walk, identity):
             raise Conflict(_FOREIGN)
-        if delete and (walk is None or walk.database != identity.name):
+        if not delete:
+            return
+        if adopt:
+            await self._storage.delete([found.key async for found in self._storage.list(_MARKS)])
+        if walk is None or walk.database != identity.name:
             never = datetime.fromtimestamp(0, UTC).isoformat()
-            await self._write(Walk(identity.name, self._walker, never, never, is_over=True))
+            await self._write(WALK_KEY, asdict(Walk(identity.name, self._walker, never, never, is_over=True)))
 
     async def _read(self) -> Walk | None:
         """What is kept of the walk; None where nothing is, or nothing that can be read."""
@@ -192,6 +252,10 @@ class OrphanFinder:
         except (ObjectNotFoundError, ValueError, TypeError):
             return None
 
-    async def _write(self, walk: Walk) -> None:
-        content = json.dumps(asdict(walk)).encode()
-        await self._storage.put(WALK_KEY, content, content_type="application/json", filename="walk.json")
+    async def _write(self, key: str, record: dict[str, object]) -> None:
+        content = json.dumps(record).encode()
+        await self._storage.put(key, content, content_type="application/json", filename="record.json")
+
+
+def _mark_of(identity: Identity) -> str:
+    return f"{_MARKS}/{identity.name.replace('/', '-')}.json"

@@ -5,9 +5,10 @@ All ages are by the database's clock. Rows that somebody else works on are skipp
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from enum import StrEnum
 from uuid import UUID
 
 from sqlalchemy import Integer, Interval, Text, bindparam, text
@@ -85,7 +86,8 @@ SELECT object.key
 FROM unnest(:keys, :stems, :jobs, :results, :fences) AS object (key, stem, job_id, media_id, fence)
 LEFT JOIN jobs ON jobs.id = object.job_id
 WHERE CASE
-    WHEN jobs.id IS NULL THEN :even_unknown OR object.job_id > (SELECT id FROM jobs ORDER BY id LIMIT 1)
+    WHEN jobs.id IS NULL THEN
+        :unknown = 'all' OR :unknown = 'newer' AND object.job_id > (SELECT id FROM jobs ORDER BY id LIMIT 1)
     ELSE jobs.status IN ({_TERMINAL}) AND object.fence <= jobs.fence AND NOT EXISTS (
         SELECT FROM media
         WHERE media.id = object.media_id AND media.deleted_at IS NULL
@@ -99,6 +101,11 @@ END
     bindparam("jobs", type_=ARRAY(PG_UUID)),
     bindparam("results", type_=ARRAY(PG_UUID)),
     bindparam("fences", type_=ARRAY(Integer)),
+    bindparam("unknown", type_=Text),
+)
+
+_COUNT_KNOWN = text("SELECT count(*) AS number FROM jobs WHERE id = ANY(:ids)").bindparams(
+    bindparam("ids", type_=ARRAY(PG_UUID))
 )
 
 _COUNT_MEDIA = text(
@@ -107,7 +114,7 @@ _COUNT_MEDIA = text(
 _COUNT_JOBS = text(
     f"""
 SELECT count(DISTINCT jobs.id) AS number,
-    coalesce(sum(size_bytes) FILTER (WHERE deleted_at IS NULL), 0) AS size
+    coalesce(sum(size_bytes) FILTER (WHERE deleted_at IS NULL AND ({_EXPIRED}) IS NOT TRUE), 0) AS size
 FROM jobs LEFT JOIN media ON media.job_id = jobs.id WHERE {_OUTLIVED}
 """
 ).bindparams(bindparam("retention", type_=Interval(native=True)))
@@ -121,6 +128,16 @@ SELECT clock_timestamp() AS now, system_identifier || '/' || (
 FROM pg_control_system()
 """
 )
+
+
+class Unknown(StrEnum):
+    """Which objects of jobs that the database does not know are orphans."""
+
+    NONE = "none"
+    """The store is shared: they may be another database's results."""
+    NEWER = "newer"
+    """Those of jobs that are newer than the oldest that is known."""
+    ALL = "all"
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,22 +187,22 @@ async def delete_jobs(database: Database, ids: Sequence[UUID], retention: timede
     return len(await database.fetch_all(_DELETE_JOBS, {"ids": list(ids), "retention": retention}))
 
 
-async def list_orphans(
-    database: Database, objects: Sequence[ObjectName], *, even_unknown: bool = False
-) -> set[str]:
-    """Those keys that no live row names, or ever will.
-
-    Objects of unknown jobs from before the oldest one in the database only where `even_unknown` says so.
-    """
+async def list_orphans(database: Database, objects: Sequence[ObjectName], unknown: Unknown) -> set[str]:
+    """Those keys that no live row names, or ever will."""
     parameters = {
         "keys": [one.key for one in objects],
         "stems": [one.stem for one in objects],
         "jobs": [one.job_id for one in objects],
         "results": [one.media_id for one in objects],
         "fences": [one.fence for one in objects],
-        "even_unknown": even_unknown,
+        "unknown": unknown,
     }
     return {row.key for row in await database.fetch_all(_JUDGE_OBJECTS, parameters)}
+
+
+async def count_known_jobs(database: Database, ids: Collection[UUID]) -> int:
+    """How many of these the database has."""
+    return int((await database.fetch_one(_COUNT_KNOWN, {"ids": list(ids)})).number)
 
 
 async def count_expired_media(database: Database) -> Amount:
@@ -195,7 +212,7 @@ async def count_expired_media(database: Database) -> Amount:
 
 
 async def count_outlived_jobs(database: Database, retention: timedelta) -> Amount:
-    """Jobs that ended longer than `retention` ago, and their live results."""
+    """Jobs that ended longer than `retention` ago, and their results that have not expired."""
     row = await database.fetch_one(_COUNT_JOBS, {"retention": retention})
     return Amount(row.number, int(row.size))
 

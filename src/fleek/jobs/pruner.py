@@ -55,14 +55,16 @@ class Pruner:
             _log.info("pruned", **counts)
         return counts
 
-    async def prune_rows(self) -> dict[str, int]:
-        """The same without a look for orphans."""
+    async def prune_rows(self, *, put_off: bool = True) -> dict[str, int]:
+        """The same without a look for orphans. Raises StorageError, unless that is `put_off`."""
         parts: Mapping[str, Callable[[], Awaitable[int]]] = {
             "expired": self._expire,
             "jobs": self._delete_outlived,
             "log_entries": self._prune_logs or _nothing,
         }
-        return {name: await self._attempt(name, part) for name, part in parts.items()}
+        return {
+            name: await (self._attempt(name, part) if put_off else part()) for name, part in parts.items()
+        }
 
     async def _attempt(self, name: str, part: Callable[[], Awaitable[int]]) -> int:
         """A store that is away keeps no part but its own from being done."""
@@ -91,10 +93,38 @@ class Pruner:
         for _ in range(_BATCHES_A_PASS):
             jobs = await prunable.claim_outlived_jobs(self._database, self._job_retention, _BATCH)
             if jobs:
-                deleted += await self._delete_whole(jobs, self._job_retention)
+                deleted += await self._delete_or_put_off(jobs, self._job_retention)
             if len(jobs) < _BATCH:
                 break
         return deleted
+
+    async def _delete_or_put_off(self, jobs: Sequence[OutlivedJob], retention: timedelta) -> int:
+        """Where the store refuses one object only, the job that it belongs to waits, and no other does."""
+        try:
+            return await self._delete_whole(jobs, retention)
+        except StorageError as error:
+            refused = error
+        deleted = 0
+        while len(jobs) > 1:
+            middle = len(jobs) // 2
+            halves = [jobs[:middle], jobs[middle:]]
+            results = [await self._try_whole(half, retention) for half in halves]
+            if None not in results:
+                return deleted + sum(filter(None, results))
+            if results == [None, None]:
+                break
+            deleted += sum(filter(None, results))
+            jobs = halves[results.index(None)]
+        if not deleted:
+            raise refused
+        _log.warning("prune_put_off", part="jobs", error=str(refused))
+        return deleted
+
+    async def _try_whole(self, jobs: Sequence[OutlivedJob], retention: timedelta) -> int | None:
+        try:
+            return await self._delete_whole(jobs, retention)
+        except StorageError:
+            return None
 
     async def _delete_whole(self, jobs: Sequence[OutlivedJob], retention: timedelta) -> int:
         """Objects first: without their job nobody would know any more whose they were."""
