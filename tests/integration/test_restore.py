@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import io
 import json
@@ -22,6 +23,7 @@ from fleek.core.home import Home
 from fleek.db import migrate
 from fleek.local.instance import hold_home, prepare_home
 from fleek.local.postgres import PostgresServer
+from fleek.local.restoring import Restoring
 
 
 class TestRefusals:
@@ -159,8 +161,116 @@ class TestRefusals:
         assert problem["exit_code"] == ExitCode.FAILED
         assert str(scratch / "no") in problem["detail"]
 
+    @pytest.mark.slow
+    def test_a_home_without_room_is_named_and_left_as_it_was(self, scratch: Path, backup_file: Path) -> None:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("FLEEK_")}
+        command = f"{sys.executable} -m fleek.cli.main restore {backup_file} --home {scratch / 'new'}"
+        done = subprocess.run(
+            ["/bin/sh", "-c", f"ulimit -f 1; exec {command}"],
+            env=environment,
+            capture_output=True,
+            check=False,
+            timeout=60,
+        )
+
+        assert done.returncode == ExitCode.FAILED
+        assert done.stderr.decode() == f"error: {scratch / 'new'}: File too large\n"
+        assert {path.name for path in (scratch / "new").iterdir()} <= {"logs", "run", "up.lock"}
+
+    def test_what_is_no_file_is_not_replaced(
+        self, full_home: Home, scratch: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        os.mkfifo(scratch / "pipe")
+        problem = refused(capsys, "backup", "pipe", "--home", full_home.path, "--force")
+
+        assert problem["exit_code"] == ExitCode.USAGE
+        assert (scratch / "pipe").is_fifo()
+
+    def test_a_link_stays_a_link(
+        self, full_home: Home, scratch: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (scratch / "latest.tar").symlink_to("b.tar")
+        saved = run(capsys, "backup", "latest.tar", "--home", full_home.path)
+
+        assert (scratch / "latest.tar").is_symlink()
+        assert (scratch / "b.tar").stat().st_size == saved["bytes"]
+
+    def test_two_backups_do_not_write_the_same_file(
+        self, full_home: Home, scratch: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        draft = scratch / "b.tar.partial"
+        with draft.open("wb") as first:
+            fcntl.flock(first, fcntl.LOCK_EX)
+            problem = refused(capsys, "backup", "b.tar", "--home", full_home.path)
+
+        assert "Another backup" in problem["detail"]
+        assert draft.exists()
+        assert run(capsys, "backup", "b.tar", "--home", full_home.path)["results"] == 6
+        assert not draft.exists()
+
 
 class TestInterruptions:
+    @pytest.mark.slow
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+    @pytest.mark.parametrize("command", ["backup", "restore"])
+    def test_a_command_that_is_told_to_stop_leaves_nothing_behind(
+        self, full_home: Home, backup_file: Path, scratch: Path, command: str, number: signal.Signals
+    ) -> None:
+        home = scratch / "new"
+        file, begun = {
+            "backup": (str(scratch / "b.tar"), scratch / "b.tar.partial"),
+            "restore": ("-", home / "restoring"),
+        }[command]
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("FLEEK_")}
+        arguments = [command, file, "--home", str(full_home.path if command == "backup" else home)]
+        with subprocess.Popen(
+            [sys.executable, "-m", "fleek.cli.main", *arguments], env=environment, stdin=subprocess.PIPE
+        ) as process:
+            assert process.stdin is not None
+            # A restore waits for the rest; a backup has PostgreSQL to start once its file is there.
+            process.stdin.write(backup_file.read_bytes()[:30_000])
+            process.stdin.flush()
+            until = time.monotonic() + 30
+            while not begun.exists() and time.monotonic() < until:
+                time.sleep(0.01)
+            process.send_signal(number)
+            process.wait(30)
+
+        assert process.returncode == (130 if number == signal.SIGINT else 143)
+        assert not begun.exists()
+        assert not (home / "restoring-postgres").exists()
+
+    @pytest.mark.parametrize("kind", ["unpacked", "postgres_data"])
+    def test_what_a_killed_restore_left_goes_with_the_next_start(self, scratch: Path, kind: str) -> None:
+        home = Home(scratch / "home")
+        prepare_home(home)
+        left = getattr(Restoring(home), kind)
+        (left / "media").mkdir(parents=True)
+
+        assert Restoring(home).resume() is False
+        assert not left.exists()
+
+    def test_a_home_whose_folders_cannot_be_moved_is_left_as_it_was(self, scratch: Path) -> None:
+        home = Home(scratch / "home")
+        prepare_home(home)
+        restoring = Restoring(home)
+        restoring.prepare()
+        for name in ("media", "postgres", "restoring/store"):
+            (home.path / name).mkdir()
+            (home.path / name / name.partition("/")[0]).touch()
+        home.secret_key_file.write_text("old")
+        (restoring.unpacked / "secret_key").write_text("new")
+        # A folder cannot be moved into itself, as little as a mount point can be moved.
+        restoring.postgres_data = home.path
+        with pytest.raises(OSError, match="Invalid argument"):
+            restoring.put_in_place()
+
+        assert home.secret_key_file.read_text() == "old"
+        assert (home.media / "media").exists()
+        assert (home.postgres_data / "postgres").exists()
+        assert not list(home.path.glob("re*.json")) + list(home.path.glob("replaced-*"))
+        assert Restoring(home).resume() is False
+
     @pytest.mark.slow
     def test_a_home_that_is_being_restored_is_not_backed_up(
         self, scratch: Path, capsys: pytest.CaptureFixture[str]

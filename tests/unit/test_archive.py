@@ -205,6 +205,8 @@ def entry(name: str, **fields: object) -> Callable[[tarfile.TarFile], None]:
         entry(DUMP, size=1),
         entry("fleek-backup.json", size=1),
         entry(new_key(), size=1),
+        entry(new_key(), type=tarfile.GNUTYPE_SPARSE),
+        entry("checksums.txt", size=10_000),
     ],
     ids=lambda _: "",
 )
@@ -244,4 +246,12 @@ def test_a_manifest_that_is_none_is_refused(tmp_path: Path, manifest: bytes) -> 
 @pytest.mark.parametrize("content", [b"", b"hello", b"\0" * 20_480, json.dumps([1]).encode() * 1000])
 def test_a_file_that_is_no_archive_is_refused(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(BadArchiveError):
+        unpack(content, tmp_path / "out")
+
+
+@pytest.mark.parametrize("fields", [{"revision": ["9d2e4c71ab05"]}, {"postgres": "18"}, {"postgres": None}])
+def test_a_manifest_of_other_types_is_refused(home: Path, tmp_path: Path, fields: dict[str, object]) -> None:
+    content = written(home, replace(MANIFEST, **fields))  # type: ignore[arg-type]  that is the point
+
+    with pytest.raises(BadArchiveError, match="does not say"):
         unpack(content, tmp_path / "out")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import IO, TYPE_CHECKING, Annotated
 
 import typer
@@ -36,7 +39,7 @@ def backup(
 
     settings, output = _local_settings(home), Output(as_json)
     progress = Progress(output, "Copied")
-    with _target(file, force=force) as target:
+    with heeding_signals(), _target(file, force=force) as target:
         manifest, copied = back_up(settings, target, output, progress)
         size = target.tell() if file != _STREAM else None
     document = {
@@ -72,7 +75,7 @@ def restore(
     from fleek.cli.backing_up import bring_back  # noqa: PLC0415  other commands start faster without it
 
     settings, output = _local_settings(home), Output(as_json)
-    with _source(file) as source:
+    with heeding_signals(), _source(file) as source, _translated(str(settings.local.path)):
         restored = bring_back(settings, source, output, Progress(output, "Unpacked"), force=force)
     if as_json:
         output.document(restored)
@@ -117,6 +120,28 @@ class Progress:
         return f"{copied.results} results, {copied.size / 1e6:.1f} MB"
 
 
+class _Stopped(KeyboardInterrupt):
+    """SIGTERM, or the terminal was closed."""
+
+
+@contextmanager
+def heeding_signals() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end the block as Ctrl-C does, so that nothing half stays."""
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        raise _Stopped
+
+    heeded = [one for one in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(one) != signal.SIG_IGN]
+    before = {number: signal.signal(number, stop) for number in heeded}
+    try:
+        yield
+    except _Stopped as error:
+        raise CommandError("Stopped", exit_code=ExitCode.TERMINATED, code="terminated") from error
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def _local_settings(home: Path | None) -> Settings:
     from fleek.settings import load_settings  # noqa: PLC0415  slow to import
 
@@ -140,21 +165,44 @@ def _target(file: str, *, force: bool) -> Iterator[IO[bytes]]:
             sys.stdout.buffer.flush()
         return
     path = Path(file)
+    if path.is_symlink():
+        path = path.resolve()
+    if path.exists() and not path.is_file():
+        raise usage_error(f"{path} is no file", "fleek backup FILE, or `- | ...`")
     if path.exists() and not force:
         raise usage_error(f"{path} exists", "choose another name, or --force")
-    draft = path.with_name(f"{path.name}.partial")
-    with _translated(file):
-        draft.unlink(missing_ok=True)
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with _translated(file), _draft(path.with_name(f"{path.name}.partial")) as (draft, stream):
+        yield stream
+        stream.flush()
+        os.fsync(stream.fileno())
+        draft.replace(path)
+
+
+@contextmanager
+def _draft(path: Path) -> Iterator[tuple[Path, IO[bytes]]]:
+    """A new file that is locked while it is written; it is removed if the block does not complete."""
+    _remove_leftover(path)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield path, stream
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def _remove_leftover(path: Path) -> None:
+    """Remove what a killed backup left; one that somebody writes at this moment is refused."""
+    with suppress(FileNotFoundError):
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            with os.fdopen(descriptor, "wb") as stream:
-                yield stream
-                stream.flush()
-                os.fsync(stream.fileno())
-            draft.replace(path)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
+        except BlockingIOError as error:
+            raise usage_error(f"Another backup is writing {path}", "wait for it") from error
         finally:
-            with suppress(FileNotFoundError):
-                draft.unlink()
+            os.close(descriptor)
 
 
 @contextmanager

@@ -30,8 +30,11 @@ DUMP, SECRET_KEY = "database.dump", "secret_key"
 STORE = "store"
 """The folder of the results, below which each lies under its key, once they are unpacked."""
 _MANIFEST, _CHECKSUMS = "fleek-backup.json", "checksums.txt"
+_NAMELESS = "The backup does not say what it is"
 _STEP_BYTES = 1024 * 1024
 _LONGEST_MANIFEST = 65_536
+_LONGEST_CHECKSUM = 1024
+"""Bytes of a line."""
 
 OnResult = Callable[[int], None]
 """Told the size of each result that was copied."""
@@ -168,6 +171,7 @@ class _Reader:
         results = size = 0
         for member in members:
             if member.name == _CHECKSUMS:
+                self._require_plausible(member)
                 self._compare(self._content(member).read())
                 self._require_whole()
                 return manifest, Copied(results, size)
@@ -182,7 +186,9 @@ class _Reader:
         """Plain files with names that a backup has; the filter of the library looks at them, too."""
         for member in self._tar:
             is_known = member.name in {_MANIFEST, DUMP, SECRET_KEY, _CHECKSUMS}
-            if not member.isreg() or not (is_known or parse_object_key(member.name)):
+            # A few bytes of a sparse file can claim to be terabytes of zeros.
+            is_plain = member.isreg() and not member.issparse()
+            if not is_plain or not (is_known or parse_object_key(member.name)):
                 message = f"The backup holds something that no backup does: {member.name!r}"
                 raise BadArchiveError(message)
             if member.name in self._found:
@@ -201,10 +207,11 @@ class _Reader:
             if fields["format"] != FORMAT:
                 message = f"The backup has the format {fields['format']}; this release knows {FORMAT}"
                 raise BadArchiveError(message)
+            if not (isinstance(fields["revision"], str) and isinstance(fields["postgres"], int)):
+                raise BadArchiveError(_NAMELESS)
             return Manifest(**fields)
         except (ValueError, KeyError, TypeError) as error:
-            message = "The backup does not say what it is"
-            raise BadArchiveError(message) from error
+            raise BadArchiveError(_NAMELESS) from error
 
     def _unpack(self, member: tarfile.TarInfo) -> None:
         is_part = member.name in {DUMP, SECRET_KEY}
@@ -231,6 +238,12 @@ class _Reader:
             message = (
                 f"The backup is damaged: {len(wrong)} of its files are not what they were, as {wrong[0]}"
             )
+            raise BadArchiveError(message)
+
+    def _require_plausible(self, checksums: tarfile.TarInfo) -> None:
+        """They are read into memory."""
+        if checksums.size > _LONGEST_CHECKSUM * len(self._found):
+            message = "The backup is damaged: it has more checksums than files"
             raise BadArchiveError(message)
 
     def _require_whole(self) -> None:

@@ -13,6 +13,7 @@ import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
+from fleek.core.errors import ConfigurationError
 from fleek.core.home import Home
 from fleek.local.accounts import make_folder
 from fleek.local.archive import SECRET_KEY, STORE
@@ -39,8 +40,7 @@ class Restoring:
 
     def prepare(self) -> None:
         """Forget what an interrupted restore left beside, its server too, and make room."""
-        stop_leftover(self._home.run / PIDFILE, FAST_STOP)
-        self.discard()
+        self._forget()
         make_folder(self.unpacked)
 
     def discard(self) -> None:
@@ -51,25 +51,47 @@ class Restoring:
                     shutil.rmtree(folder)
 
     def resume(self) -> bool:
-        """Finish the moves of an interrupted restore; whether there was one."""
+        """Finish the moves of an interrupted restore; whether there was one. What came less far goes."""
         try:
             aside = Path(json.loads(self._decided.read_text())["aside"])
         except FileNotFoundError:
+            if self.unpacked.exists() or self.postgres_data.exists():
+                self._forget()
             return False
-        self._move(aside)
+        try:
+            self._move(aside, [])
+        except OSError as error:
+            message = f"A restore cannot be completed: {error.filename}: {error.strerror}"
+            raise ConfigurationError(message) from error
         return True
 
     def put_in_place(self) -> Path | None:
-        """Make the restored data the home's; the folder that its old data is in now, if it had any."""
+        """Make the restored data the home's; the folder that its old data is in now, if it had any.
+
+        Raises OSError where something cannot be moved, such as a mount point; the home is as it was then.
+        """
         aside = self._home.path / f"replaced-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
         os.sync()
         draft = self._decided.with_suffix(".new")
         draft.write_text(json.dumps({"aside": str(aside)}))
         draft.replace(self._decided)
-        self._move(aside)
+        moved: list[tuple[Path, Path]] = []
+        try:
+            self._move(aside, moved)
+        except OSError:
+            for source, target in reversed(moved):
+                target.replace(source)
+            with contextlib.suppress(FileNotFoundError):
+                aside.rmdir()
+            self._decided.unlink()
+            raise
         return aside if aside.exists() else None
 
-    def _move(self, aside: Path) -> None:
+    def _forget(self) -> None:
+        stop_leftover(self._home.run / PIDFILE, FAST_STOP)
+        self.discard()
+
+    def _move(self, aside: Path, moved: list[tuple[Path, Path]]) -> None:
         """The database last: without one nothing works with what is there. Safe to do again."""
         home = self._home
         for source, target in (
@@ -81,7 +103,9 @@ class Restoring:
                 if target.exists():
                     make_folder(aside)
                     target.replace(aside / target.name)
+                    moved.append((target, aside / target.name))
                 source.replace(target)
+                moved.append((source, target))
         os.sync()
         self._decided.unlink()
         self.discard()
