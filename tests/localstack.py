@@ -23,21 +23,33 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import boto3  # type: ignore[import-untyped]  # ships no types
 import httpx2
 import pytest
 
 from fleek.local.process import Program, spawn
-from tests.s3 import REGION, Bucket
+from tests.s3 import Bucket, connect_s3
 
 ROOT = Path(__file__).parent.parent
 REQUIREMENTS = ROOT / "requirements" / "localstack.txt"
 FOLDER = ROOT / ".tools" / "localstack"
 ACCESS_KEY = SECRET_KEY = "test"
 MISSING = "LocalStack runs on Python 3.11 only, and no python3.11 was found"
+_LAST_WORDS = 800
 INSTALL_SECONDS, START_SECONDS = 600, 120
-"""Bounds against hangs: installing takes about 10 s, starting about 5 s."""
+"""Bounds against hangs: installing takes about 20 s, starting about 5 s."""
+
+
+class InstallError(Exception):
+    """LocalStack could not be installed; what was begun is made anew the next time."""
+
+    def __init__(self, said: str) -> None:
+        end = said.strip()[-_LAST_WORDS:]
+        super().__init__(
+            f"LocalStack could not be installed from requirements/localstack.txt: {end}\n"
+            "It is fetched once, from the package index: is there a network, and a proxy or a mirror to set?"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +86,25 @@ def ensure_installed(python: str) -> Path:
         if not installed.exists() or installed.read_text() != ingredients:
             shutil.rmtree(FOLDER, ignore_errors=True)
             for command in _installation(python, interpreter):
-                subprocess.run(command, check=True, stdout=sys.stderr, timeout=INSTALL_SECONDS)
+                _install(command)
             installed.write_text(ingredients)
     return interpreter
+
+
+def _install(command: Sequence[str]) -> None:
+    """One step; InstallError with its last words, which mostly are those of the network."""
+    try:
+        subprocess.run(
+            command,
+            check=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=INSTALL_SECONDS,
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        said = getattr(error, "output", None) or str(error)
+        raise InstallError(said if isinstance(said, str) else said.decode(errors="replace")) from error
 
 
 def _installation(python: str, interpreter: Path) -> Sequence[Sequence[str]]:
@@ -144,15 +172,9 @@ def _await_s3(endpoint: str, log: Path) -> None:
         time.sleep(0.1)
 
 
-def connect(endpoint: str) -> object:
-    """boto3's client."""
-    return boto3.client(
-        "s3",
-        endpoint_url=endpoint,
-        region_name=REGION,
-        aws_access_key_id=ACCESS_KEY,
-        aws_secret_access_key=SECRET_KEY,
-    )
+def connect(endpoint: str) -> Any:
+    """boto3's client of one."""
+    return connect_s3(endpoint, ACCESS_KEY, SECRET_KEY)
 
 
 @pytest.fixture(scope="session")
@@ -161,7 +183,12 @@ def localstack() -> Iterator[LocalStack]:
     python = find_python()
     if python is None:
         pytest.skip(MISSING)
-    with running_localstack(ensure_installed(python)) as server:
+    try:
+        interpreter = ensure_installed(python)
+    except InstallError as error:
+        # Without a traceback, which would hide the one line that helps; not skipped, for CI must not be.
+        pytest.fail(str(error), pytrace=False)
+    with running_localstack(interpreter) as server:
         yield server
 
 
@@ -181,7 +208,12 @@ def main() -> int:
     if python is None:
         sys.stderr.write(f"{MISSING}\n")
         return 1
-    with running_localstack(ensure_installed(python)) as server:
+    try:
+        interpreter = ensure_installed(python)
+    except InstallError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    with running_localstack(interpreter) as server:
         sys.stdout.write(f"{server.endpoint}\n")
         sys.stdout.flush()
         sys.stdin.read()

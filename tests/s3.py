@@ -80,14 +80,14 @@ def running_s3() -> Iterator[str]:
         server.kill()
 
 
-def connect_s3(endpoint: str) -> Any:
+def connect_s3(endpoint: str, access_key: str = ACCESS_KEY, secret_key: str = SECRET_KEY) -> Any:
     """boto3's client of a server."""
     return boto3.client(
         "s3",
         endpoint_url=endpoint,
         region_name=REGION,
-        aws_access_key_id=ACCESS_KEY,
-        aws_secret_access_key=SECRET_KEY,
+        aws_access_key_id=access_key,
+        aws_secret_access_key=secret_key,
     )
 
 

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
+import threading
+import time
 import uuid
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from tests.contracts.storage_suite import KEY, put, read
 from tests.raw_server import Answer, RawServer, hang_up, reply
 from tests.s3 import ACCESS_KEY, SECRET_KEY, Bucket
@@ -53,6 +60,45 @@ def open_at(endpoint: str, region: str = "us-east-1") -> ObjectStorage:
 def refusal(status: int, code: str, **headers: str) -> Answer:
     """S3's document of an error."""
     return reply(f"<Error><Code>{code}</Code></Error>".encode(), status, "application/xml", **headers)
+
+
+@contextmanager
+def untrusted_server(folder: Path) -> Iterator[str]:
+    """The address of one with a certificate that nobody has signed."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    plain = serialization.NoEncryption()
+    pem = serialization.Encoding.PEM
+    file = folder / "server.pem"
+    file.write_bytes(
+        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain) + certificate.public_bytes(pem)
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(file)
+
+    def serve(listener: socket.socket) -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            with suppress(OSError), connection, context.wrap_socket(connection, server_side=True):
+                pass
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, args=[listener], daemon=True)
+        thread.start()
+        yield f"https://localhost:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
 
 
 class TestMaking:
@@ -190,6 +236,85 @@ class TestRefusals:
 
         assert "X-Amz" not in str(raised.value)
         assert raised.value.__cause__ is None
+
+    @pytest.mark.parametrize(
+        "begin", [b"HTTP/1.1 200 OK\r\nX-A: ", b"HTTP/1.1 403 No\r\nContent-Length: 99\r\n\r\n"]
+    )
+    @pytest.mark.parametrize("method", ["HEAD", "GET", "PUT"])
+    async def test_a_store_that_answers_byte_by_byte_is_given_up(
+        self, server: RawServer, method: str, begin: bytes
+    ) -> None:
+        def drip(connection: socket.socket) -> None:
+            connection.sendall(begin)
+            for _ in range(100):
+                connection.sendall(b"x")
+                time.sleep(0.2)
+
+        server.on("HEAD /results/", reply(b"", 404 if method == "PUT" else 403))
+        server.on(f"{method} /results/", drip)
+        if method == "HEAD":
+            server.on("GET /results/", drip)
+        limits = StoreLimits(connect=1, read=1, retries=0, total=0.8)
+        storage = open_storage("s3://results/a", signer=SIGNER, endpoint=server.url, limits=limits)
+        with pytest.raises(StorageError, match="does not answer"):
+            await storage.prepare()
+
+    async def test_a_certificate_that_is_not_trusted_is_named(self, keys: None, tmp_path: Path) -> None:
+        del keys
+        refused = pytest.raises(StorageRefusedError, match=r"certificate is not trusted; let SSL_CERT_FILE")
+        with untrusted_server(tmp_path) as endpoint, refused:
+            await open_at(endpoint).prepare()
+
+    @pytest.mark.usefixtures("server")
+    async def test_a_machine_without_credentials_says_what_to_set(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.delenv(name)
+        monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        with pytest.raises(StorageRefusedError) as raised:
+            await open_at("http://127.0.0.1:1").prepare()
+
+        assert raised.value.message == "there are no credentials for S3"
+        assert (raised.value.remedy or "").startswith("set AWS_ACCESS_KEY_ID")
+
+
+class TestDeletingWithoutBulk:
+    """As Google Cloud Storage does it: one by one, and 404 for what is not there."""
+
+    KEYS = tuple(f"media/{number}.png" for number in range(25))
+
+    async def test_a_key_that_is_not_there_keeps_no_other_from_being_deleted(
+        self, server: RawServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("AWS_DISABLE_BULK_DELETE", "true")
+        for key in self.KEYS:
+            server.on(f"DELETE /results/a/{key}", refusal(404, "NoSuchKey"))
+        server.on(f"DELETE /results/a/{self.KEYS[-1]}", reply(b"", 204))
+        await open_at(server.url).delete(list(self.KEYS))
+
+        assert server.requests_to(f"DELETE /results/a/{self.KEYS[-1]}")
+
+    @pytest.mark.parametrize(
+        ("answer", "message"), [(reply(b"", 503), "503"), (refusal(403, "AccessDenied"), "s3:DeleteObject")]
+    )
+    async def test_one_that_may_not_be_deleted_is_an_error(
+        self, server: RawServer, monkeypatch: pytest.MonkeyPatch, answer: Answer, message: str
+    ) -> None:
+        monkeypatch.setenv("AWS_DISABLE_BULK_DELETE", "true")
+        for key in self.KEYS:
+            server.on(f"DELETE /results/a/{key}", refusal(404, "NoSuchKey"))
+        server.on(f"DELETE /results/a/{self.KEYS[-1]}", answer)
+        with pytest.raises(StorageError, match=message):
+            await open_at(server.url).delete(list(self.KEYS))
+
+    async def test_a_bucket_that_is_gone_is_an_error(
+        self, server: RawServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("AWS_DISABLE_BULK_DELETE", "true")
+        server.on("DELETE /results/a/media/1.png", refusal(404, "NoSuchBucket"))
+        with pytest.raises(StorageRefusedError, match="fleek storage init"):
+            await open_at(server.url).delete(["media/1.png"])
 
 
 class TestRemedies:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,13 +12,12 @@ from urllib.parse import parse_qs, urlsplit
 import httpx2
 import pytest
 from tests.contracts.storage_suite import KEY, put, read
-from tests.raw_server import RawServer, reply, send
+from tests.raw_server import Answer, RawServer, reply, send
 from tests.s3 import Bucket
 
 from fleek.core.errors import ConfigurationError
 from fleek.storage.adapter import StoreLimits
 from fleek.storage.base import StorageError, StorageRefusedError
-from fleek.storage.credential_cache import CredentialCache
 from fleek.storage.credentials import UNKNOWN_LIFE, Credentials, find_source
 from fleek.storage.s3 import S3Location, S3Storage
 
@@ -48,6 +49,22 @@ EXPECTED = Credentials("ASIA1", "secret", "token==", NOW + HOUR)
 def server() -> Iterator[RawServer]:
     with RawServer() as server:
         yield server
+
+
+DRIP_SECONDS = 20
+_LONG_BODY = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n"
+
+
+def drip(begin: bytes) -> Answer:
+    """The beginning of an answer, and then a byte now and then: no read takes long, and there is no end."""
+
+    def answer(connection: socket.socket) -> None:
+        connection.sendall(begin)
+        for _ in range(DRIP_SECONDS * 10):
+            connection.sendall(b"x")
+            time.sleep(0.1)
+
+    return answer
 
 
 class TestSources:
@@ -165,20 +182,98 @@ class TestSources:
         with pytest.raises(StorageRefusedError, match=r"no credentials for S3.*set AWS_ACCESS_KEY_ID"):
             find_source(given, "us-east-1")()
 
+    @pytest.mark.parametrize(
+        ("answer", "reason"),
+        [
+            (reply(document() | {"AccessKeyId": None}), "something else"),
+            (reply(document() | {"SecretAccessKey": ""}), "something else"),
+            (reply(b"<Error><Code>ExpiredTokenException</Code></Error>", 400), r"400 Said \(ExpiredTokenE"),
+        ],
+    )
+    def test_an_answer_that_is_no_key_pair_says_what_it_is(
+        self, server: RawServer, answer: Answer, reason: str
+    ) -> None:
+        server.on("GET /", answer)
+        with pytest.raises(StorageError, match=reason):
+            find_source({"AWS_CONTAINER_CREDENTIALS_FULL_URI": f"{server.url}/"}, "us-east-1")()
 
-class Script:
-    """A source that gives what a test says, and counts."""
+    @pytest.mark.parametrize(
+        "given",
+        [
+            {"AWS_CONTAINER_CREDENTIALS_FULL_URI": "{url}/"},
+            {"AWS_EC2_METADATA_SERVICE_ENDPOINT": "{url}"},
+            {
+                "AWS_WEB_IDENTITY_TOKEN_FILE": "/dev/null",
+                "AWS_ROLE_ARN": "r",
+                "AWS_ENDPOINT_URL_STS": "{url}/",
+            },
+        ],
+    )
+    @pytest.mark.parametrize("answer", [drip(b"HTTP/1.1 200 OK\r\nX-A: "), drip(_LONG_BODY)])
+    def test_a_source_that_answers_byte_by_byte_is_given_up(
+        self, server: RawServer, given: dict[str, str], answer: Answer
+    ) -> None:
+        for route in ("GET /", "PUT /latest/api/token", "POST /"):
+            server.on(route, answer)
+        environment = {name: value.format(url=server.url) for name, value in given.items()}
+        begun = time.monotonic()
+        with pytest.raises(StorageError, match=r"gives no credentials: not within 0.5 s"):
+            find_source(environment, "us-east-1", seconds=0.5)()
 
-    def __init__(self, *given: Credentials | StorageError) -> None:
-        self._given = list(given)
-        self.asked = 0
+        assert time.monotonic() - begun < DRIP_SECONDS / 2
 
-    def __call__(self) -> Credentials:
-        self.asked += 1
-        found = self._given.pop(0) if len(self._given) > 1 else self._given[0]
-        if isinstance(found, StorageError):
-            raise found
-        return found
+    @pytest.mark.parametrize("status", [500, 503, 429])
+    def test_an_instance_in_trouble_is_worth_another_try(self, server: RawServer, status: int) -> None:
+        server.on("PUT /latest/api/token", reply(b"", status))
+        source = find_source({"AWS_EC2_METADATA_SERVICE_ENDPOINT": server.url}, "us-east-1")
+        with pytest.raises(StorageError, match=str(status)) as raised:
+            source()
+
+        assert not isinstance(raised.value, StorageRefusedError)
+
+    def test_a_token_that_no_header_can_carry_is_a_storage_error(
+        self, server: RawServer, tmp_path: Path
+    ) -> None:
+        given = {
+            "AWS_CONTAINER_CREDENTIALS_FULL_URI": f"{server.url}/",
+            "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE": str(tmp_path / "token"),
+        }
+        for token in ("tök\nen".encode(), b"\xff\xfe"):
+            (tmp_path / "token").write_bytes(token)
+            with pytest.raises(StorageError, match=r"gives no credentials|it is no text"):
+                find_source(given, "us-east-1")()
+
+    @pytest.mark.parametrize(
+        ("region", "host"),
+        [
+            ("eu-west-1", "sts.eu-west-1.amazonaws.com"),
+            ("cn-north-1", "sts.cn-north-1.amazonaws.com.cn"),
+            ("auto", "sts.amazonaws.com"),
+        ],
+    )
+    def test_a_role_is_asked_for_in_its_region(self, tmp_path: Path, region: str, host: str) -> None:
+        given = {"AWS_WEB_IDENTITY_TOKEN_FILE": str(tmp_path / "missing"), "AWS_ROLE_ARN": "r"}
+        source = find_source(given, region)
+
+        assert f"https://{host}'" in repr(source)
+        with pytest.raises(StorageError, match="cannot read the token"):
+            source()
+
+    def test_who_has_a_profile_is_told_that_none_is_read(self, tmp_path: Path) -> None:
+        off = {"AWS_EC2_METADATA_DISABLED": "true", "HOME": str(tmp_path)}
+        (tmp_path / "credentials").touch()
+
+        def remedy(**more: str) -> str:
+            with pytest.raises(StorageRefusedError) as raised:
+                find_source(off | more, "us-east-1")()
+            return raised.value.remedy or ""
+
+        assert "profile" not in remedy()
+        assert "aws configure export-credentials" in remedy(AWS_PROFILE="work")
+        assert "profile" in remedy(AWS_SHARED_CREDENTIALS_FILE=str(tmp_path / "credentials"))
+        (tmp_path / ".aws").mkdir()
+        (tmp_path / ".aws" / "credentials").touch()
+        assert "profile" in remedy()
 
 
 class Clock:
@@ -189,51 +284,6 @@ class Clock:
 
     def __call__(self) -> datetime:
         return self.now
-
-
-def lasting(life: timedelta, key: str = "A") -> Credentials:
-    return Credentials(key, "s", "t", NOW + life)
-
-
-class TestRenewal:
-    def test_credentials_are_fetched_once_while_they_last(self) -> None:
-        source, clock = Script(lasting(HOUR)), Clock()
-        cache = CredentialCache(source, clock)
-        for _ in range(3):
-            cache.get()
-            clock.now += 10 * MINUTE
-
-        assert source.asked == 1
-
-    def test_they_are_renewed_before_they_end(self) -> None:
-        source, clock = Script(lasting(HOUR), lasting(2 * HOUR, "B")), Clock()
-        cache = CredentialCache(source, clock)
-        cache.get()
-        clock.now += 51 * MINUTE
-
-        assert cache.at_hand(MINUTE) is None
-        assert cache.get().access_key_id == "B"
-
-    def test_a_longer_wish_than_there_is_life_asks_now_and_then_not_every_time(self) -> None:
-        source, clock = Script(lasting(HOUR)), Clock()
-        cache = CredentialCache(source, clock)
-        for _ in range(10):
-            cache.get(2 * HOUR)
-            clock.now += MINUTE
-
-        assert source.asked == 2
-
-    def test_a_source_in_trouble_is_forgiven_until_the_end(self) -> None:
-        source, clock = Script(lasting(HOUR), StorageError("away")), Clock()
-        cache = CredentialCache(source, clock)
-        cache.get()
-        clock.now += 55 * MINUTE
-
-        assert cache.get().access_key_id == "A"
-
-        clock.now += 10 * MINUTE
-        with pytest.raises(StorageError, match="away"):
-            cache.get()
 
 
 ROOMY = StoreLimits(connect=10, read=30, total=60)
@@ -302,6 +352,31 @@ class TestSigning:
         [seconds] = parse_qs(urlsplit(signed.url).query)["X-Amz-Expires"]
 
         assert int(seconds) * SECOND == UNKNOWN_LIFE - 2 * SECOND
+
+    @pytest.mark.parametrize("more", [0, 0.9])
+    async def test_a_url_never_claims_more_than_its_whole_seconds(
+        self, s3_bucket: Bucket, more: float
+    ) -> None:
+        location = S3Location(s3_bucket.name, "", "us-east-1", path_style=True, endpoint=s3_bucket.endpoint)
+        keys = {"AWS_ACCESS_KEY_ID": "A", "AWS_SECRET_ACCESS_KEY": "s"}
+        storage = S3Storage(location, ROOMY, lambda: datetime.now(UTC), keys)
+        signed = await storage.sign(KEY, expires_in=timedelta(seconds=30 + more))
+        query = parse_qs(urlsplit(signed.url).query)
+        begins = datetime.strptime(query["X-Amz-Date"][0], "%Y%m%dT%H%M%S%z")
+
+        assert signed.expires_at <= begins + int(query["X-Amz-Expires"][0]) * SECOND
+
+    @pytest.mark.parametrize("path_style", [True, False])
+    async def test_the_endpoint_of_other_tools_is_taken_unless_one_is_set(self, path_style: bool) -> None:
+        keys = {"AWS_ACCESS_KEY_ID": "A", "AWS_SECRET_ACCESS_KEY": "s", "AWS_ENDPOINT_URL": "https://a:1/"}
+        location = S3Location("results", "", "us-east-1", path_style=path_style)
+        set_location = S3Location("results", "", "us-east-1", path_style=path_style, endpoint="https://b:2/")
+        place = "{}/results/" if path_style else "results.{}/"
+        for used, host in ((location, "a:1"), (set_location, "b:2")):
+            storage = S3Storage(used, ROOMY, lambda: datetime.now(UTC), keys)
+            signed = await storage.sign(KEY, expires_in=MINUTE)
+
+            assert signed.url.startswith(f"https://{place.format(host)}{KEY}?")
 
     @pytest.mark.parametrize("status", [404, 503])
     async def test_calls_without_credentials_say_so(

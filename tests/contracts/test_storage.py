@@ -162,6 +162,26 @@ class TestDisk(StreamingStorageSuite):
 
 
 @pytest.mark.parametrize(
+    "url",
+    [
+        "s3://key:secret@bucket/a",
+        "s3://bucket:443",
+        "s3://bucket/a?region=eu-west-1",
+        "s3://bucket/a#b",
+        "s3://../a",
+        "s3://b%2fc",
+        "s3://bucket/a//b",
+        "s3://bucket/../a",
+    ],
+)
+def test_the_url_of_a_bucket_is_its_name_and_a_prefix(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="FLEEK_STORAGE_URL") as raised:
+        open_storage(url, signer=SIGNER)
+
+    assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
     "url", ["", "media", "/var/media", "gs://bucket", "s3://", "file:relative", "file://host/a"]
 )
 def test_a_url_of_no_known_store_stops_the_start_with_an_example(url: str) -> None:

@@ -7,7 +7,9 @@ access to each of them, and R2 and Google Cloud Storage publish nothing unasked.
 
 from __future__ import annotations
 
+import asyncio
 import re
+import ssl
 from collections.abc import Awaitable, Callable
 from typing import Literal, TypeAlias
 
@@ -28,6 +30,10 @@ _CONSTRAINT = (
 )
 _REDIRECTS = frozenset({301, 307, 308})
 _REGION = re.compile(r"[a-z0-9-]{1,40}")
+_UNTRUSTED = Refusal(
+    "its endpoint's certificate is not trusted",
+    "let SSL_CERT_FILE name a file with the certificate of the authority that signed it",
+)
 
 
 class BucketMaker:
@@ -38,6 +44,7 @@ class BucketMaker:
         self._region = region
         self._sign = sign
         self._timeout = httpx2.Timeout(limits.read, connect=limits.connect)
+        self._total = limits.total
 
     async def ensure(self) -> bool:
         """Whether the bucket was missing. Raises StorageRefusedError; StorageError where waiting may help."""
@@ -80,10 +87,15 @@ class BucketMaker:
         raise self._explain(told, "list")
 
     async def _ask(self, client: httpx2.AsyncClient, method: Method, body: str = "") -> httpx2.Response:
+        url = await self._sign(method)
         try:
-            return await client.request(method, await self._sign(method), content=body or None)
-        except httpx2.HTTPError as error:
+            # Each read of the client is bounded, but not their number.
+            async with asyncio.timeout(self._total):
+                return await client.request(method, url, content=body or None)
+        except (httpx2.HTTPError, TimeoutError) as error:
             # Not chained: the vendor's text may repeat the signed URL.
+            if _is_untrusted(error):
+                raise self._refused(_UNTRUSTED) from None
             reason = type(error).__name__
             message = f"the object store of the bucket {self._bucket} does not answer: {reason}"
             raise StorageError(message, "start it, or check FLEEK_STORAGE_ENDPOINT") from None
@@ -101,3 +113,12 @@ class BucketMaker:
 
     def _refused(self, refusal: Refusal) -> StorageRefusedError:
         return StorageRefusedError(f"cannot use the bucket {self._bucket}: {refusal.detail}", refusal.remedy)
+
+
+def _is_untrusted(error: BaseException | None) -> bool:
+    """Whether a certificate is what a connection failed by; the client wraps the reason twice."""
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -21,6 +22,10 @@ EARLY = timedelta(minutes=10)
 """With less life left, new ones are asked for; clouds have them 5 minutes before the end at the latest."""
 _PAUSE_EARLY, _PAUSE_WANTED = timedelta(seconds=10), timedelta(minutes=5)
 """Between two fetches: with too little left to work, and with too little for what is to be signed."""
+_PAUSE_FAILED = timedelta(seconds=1)
+"""After a failure that left nobody any credentials; until then everybody is told of that one."""
+_PATIENCE = 2.0
+"""Seconds that a signature waits for newer credentials while those at hand are good."""
 
 
 class CredentialCache:
@@ -32,6 +37,26 @@ class CredentialCache:
         self._lock = threading.Lock()
         self._held: Credentials | None = None
         self._fetched_at: datetime | None = None
+        self._failure: tuple[StorageError, datetime] | None = None
+        self._fetching: asyncio.Task[Credentials] | None = None
+
+    async def obtain(self, wanted: timedelta) -> Credentials:
+        """As `get`, without blocking the event loop; all who wait share one thread.
+
+        Those at hand do while newer ones are long in coming, whatever was wanted.
+        """
+        held = self.at_hand(wanted)
+        if held is not None:
+            return held
+        fetching = self._fetching
+        if fetching is None or fetching.done():
+            fetching = self._fetching = asyncio.create_task(asyncio.to_thread(self.get, wanted))
+            fetching.add_done_callback(_look_at)
+        await asyncio.wait({fetching}, timeout=_PATIENCE)
+        held = self._held
+        if not fetching.done() and held is not None and not self._has_ended(held, self._clock()):
+            return held
+        return await asyncio.shield(fetching)
 
     def at_hand(self, wanted: timedelta) -> Credentials | None:
         """Without waiting; None where `get` would fetch."""
@@ -42,8 +67,16 @@ class CredentialCache:
 
         Raises StorageError when it has none and those at hand have ended.
         """
-        with self._lock:
+        held = self._held
+        if held is None or self._has_ended(held, self._clock()):
+            self._lock.acquire()
+        elif not self._lock.acquire(blocking=False):
+            # Somebody else fetches: nobody needs to wait while those at hand are good.
+            return held
+        try:
             return self.at_hand(wanted) or self._fetch()
+        finally:
+            self._lock.release()
 
     def provide(self) -> S3Credential:
         """As obstore asks for them; it asks again five minutes before `expires_at`."""
@@ -68,18 +101,31 @@ class CredentialCache:
         return now - fetched_at >= (_PAUSE_EARLY if left < EARLY else _PAUSE_WANTED)
 
     def _fetch(self) -> Credentials:
-        now = self._clock()
+        self._fail_again()
         try:
-            held = self._source()
+            self._held = self._source()
         except StorageError as error:
-            if self._held is None or self._has_ended(self._held, now):
+            if self._held is None or self._has_ended(self._held, self._clock()):
+                self._failure = error, self._clock()
                 raise
             _log.warning("credentials_not_renewed", error=str(error))
-            held = self._held
-        self._held, self._fetched_at = held, now
-        return held
+        # Not before: a source that is long in failing would be asked again at once.
+        self._fetched_at = self._clock()
+        return self._held
+
+    def _fail_again(self) -> None:
+        """For those who waited for a failure: each asking by itself, the last would wait for all of them."""
+        if self._failure is not None and self._clock() - self._failure[1] < _PAUSE_FAILED:
+            failure = self._failure[0]
+            raise type(failure)(failure.message, failure.remedy)
 
     @staticmethod
     def _has_ended(held: Credentials, now: datetime) -> bool:
         left = held.life_left(now)
         return left is not None and left <= timedelta(0)
+
+
+def _look_at(fetching: asyncio.Task[Credentials]) -> None:
+    """With every waiter gone nobody else would, which asyncio complains about."""
+    if not fetching.cancelled():
+        fetching.exception()

@@ -12,11 +12,13 @@ https://docs.aws.amazon.com/STS/latest/APIReference/API_AssumeRoleWithWebIdentit
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -35,8 +37,15 @@ _CONTAINER_ADDRESSES = frozenset({"169.254.170.2", "169.254.170.23", "fd00:ec2::
 _METADATA_TIMEOUT = httpx2.Timeout(3, connect=1)
 _STS_TIMEOUT = httpx2.Timeout(5, connect=2)
 _TRIES = 2
+FETCH_SECONDS = 10.0
+"""For all of a source's requests: a call to the store that needs new credentials has time left for itself."""
 _NO_KEYS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run where a role gives credentials"
+_NO_PROFILES = (
+    '; profiles are not read, but `eval "$(aws configure export-credentials --format env)"` sets one'
+)
 _XML_VALUE = r"<{0}>([^<]+)</{0}>"
+_ERROR_CODE = re.compile(r"<Code>(\w{3,60})</Code>")
+_HOP_LIMIT = " (in a container, the instance's hop limit for metadata has to be 2)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +66,17 @@ class Credentials:
 
 
 CredentialSource = Callable[[], Credentials]
-"""Fetches credentials over the network, in seconds at most; raises StorageError."""
+"""Fetches credentials over the network, in seconds; raises StorageError. Not where an event loop runs."""
 
 
-def find_source(environment: Mapping[str, str], region: str) -> CredentialSource:
-    """The first source that the environment names, else the instance's role.
+class _InTroubleError(StorageError):
+    """There is a source, and it may give credentials later."""
+
+
+def find_source(
+    environment: Mapping[str, str], region: str, seconds: float = FETCH_SECONDS
+) -> CredentialSource:
+    """The first source that the environment names, else the instance's role; it gives up after `seconds`.
 
     Raises ConfigurationError for half a key pair and for a container's URI that would leak its token.
     """
@@ -70,10 +85,10 @@ def find_source(environment: Mapping[str, str], region: str) -> CredentialSource
     if static is not None:
         return lambda: static
     if "AWS_WEB_IDENTITY_TOKEN_FILE" in given and "AWS_ROLE_ARN" in given:
-        return _WebIdentity.from_environment(given, region).fetch
+        return partial(_fetch, _WebIdentity.from_environment(given, region), seconds)
     if "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI" in given or "AWS_CONTAINER_CREDENTIALS_FULL_URI" in given:
-        return _Container.from_environment(given).fetch
-    return _Instance.from_environment(given).fetch
+        return partial(_fetch, _Container.from_environment(given), seconds)
+    return partial(_fetch, _Instance.from_environment(given), seconds)
 
 
 def _static(given: Mapping[str, str]) -> Credentials | None:
@@ -103,22 +118,21 @@ def _configured_moment(text: str) -> datetime:
 class _WebIdentity:
     """A role that a token of the platform stands for."""
 
-    endpoint: str
+    url: str
     role: str
     session: str
     token_file: Path
 
     @classmethod
     def from_environment(cls, given: Mapping[str, str], region: str) -> _WebIdentity:
-        usual = f"https://sts.{region}.amazonaws.com"
         return cls(
-            given.get("AWS_ENDPOINT_URL_STS") or given.get("AWS_STS_ENDPOINT") or usual,
+            given.get("AWS_ENDPOINT_URL_STS") or given.get("AWS_STS_ENDPOINT") or _usual_sts(region),
             given["AWS_ROLE_ARN"],
             given.get("AWS_ROLE_SESSION_NAME", "fleek"),
             Path(given["AWS_WEB_IDENTITY_TOKEN_FILE"]),
         )
 
-    def fetch(self) -> Credentials:
+    async def fetch(self) -> Credentials:
         form = {
             "Action": "AssumeRoleWithWebIdentity",
             "Version": "2011-06-15",
@@ -126,14 +140,14 @@ class _WebIdentity:
             "RoleSessionName": self.session,
             "WebIdentityToken": _read(self.token_file),
         }
-        with httpx2.Client(timeout=_STS_TIMEOUT) as client:
-            answer = _ask(client, "POST", self.endpoint, data=form)
+        async with httpx2.AsyncClient(timeout=_STS_TIMEOUT) as client:
+            answer = await _ask(client, "POST", self.url, data=form)
         found = {
             name: re.search(_XML_VALUE.format(name), answer.text)
             for name in ("AccessKeyId", "SecretAccessKey", "SessionToken", "Expiration")
         }
         document = {name: match[1] for name, match in found.items() if match is not None}
-        return _parse(document | {"Token": document.get("SessionToken")}, self.endpoint)
+        return _parse(document | {"Token": document.get("SessionToken")}, self.url)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,70 +166,113 @@ class _Container:
         file = given.get("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE")
         return cls(url, given.get("AWS_CONTAINER_AUTHORIZATION_TOKEN"), Path(file) if file else None)
 
-    def fetch(self) -> Credentials:
+    async def fetch(self) -> Credentials:
         token = _read(self.token_file) if self.token_file is not None else self.token
         headers = {} if token is None else {"Authorization": token}
-        with _metadata_client() as client:
-            return _parse(_ask_json(client, self.url, headers), self.url)
+        async with _metadata_client() as client:
+            return _parse(await _ask_json(client, self.url, headers), self.url)
 
 
 @dataclass(frozen=True, slots=True)
 class _Instance:
     """The role of a virtual machine, by the second version of its metadata service."""
 
-    endpoint: str | None
+    url: str | None
+    remedy: str
 
     @classmethod
     def from_environment(cls, given: Mapping[str, str]) -> _Instance:
+        remedy = _NO_KEYS + (_NO_PROFILES if _has_profile(given) else "")
         if given.get("AWS_EC2_METADATA_DISABLED", "").lower() == "true":
-            return cls(None)
+            return cls(None, remedy)
         endpoint = given.get("AWS_EC2_METADATA_SERVICE_ENDPOINT") or given.get("AWS_METADATA_ENDPOINT")
-        return cls((endpoint or _INSTANCE_HOST).rstrip("/"))
+        return cls((endpoint or _INSTANCE_HOST).rstrip("/"), remedy)
 
-    def fetch(self) -> Credentials:
-        if self.endpoint is None:
-            raise StorageRefusedError("there are no credentials for S3", _NO_KEYS)
+    async def fetch(self) -> Credentials:
+        if self.url is None:
+            raise StorageRefusedError("there are no credentials for S3", self.remedy)
         try:
-            return self._fetch(self.endpoint)
+            return await self._ask(self.url)
+        except _InTroubleError:
+            raise
         except StorageError as error:
             message = f"there are no credentials for S3: no key is set, and {error.message}"
-            raise StorageRefusedError(message, _NO_KEYS) from None
+            raise StorageRefusedError(message, self.remedy) from None
 
     @staticmethod
-    def _fetch(endpoint: str) -> Credentials:
-        roles = f"{endpoint}/latest/meta-data/iam/security-credentials/"
-        with _metadata_client() as client:
+    async def _ask(url: str) -> Credentials:
+        roles = f"{url}/latest/meta-data/iam/security-credentials/"
+        async with _metadata_client() as client:
             lifetime = {"X-aws-ec2-metadata-token-ttl-seconds": "600"}
-            session = _ask(client, "PUT", f"{endpoint}/latest/api/token", headers=lifetime).text
+            session = (await _ask(client, "PUT", f"{url}/latest/api/token", headers=lifetime)).text
             headers = {"X-aws-ec2-metadata-token": session}
-            role = _ask(client, "GET", roles, headers=headers).text.partition("\n")[0].strip()
-            return _parse(_ask_json(client, f"{roles}{role}", headers), roles)
+            role = (await _ask(client, "GET", roles, headers=headers)).text.partition("\n")[0].strip()
+            return _parse(await _ask_json(client, f"{roles}{role}", headers), roles)
 
 
-def _metadata_client() -> httpx2.Client:
+def _usual_sts(region: str) -> str:
+    if region in {"", "auto"}:
+        return "https://sts.amazonaws.com"
+    return f"https://sts.{region}.amazonaws.com{'.cn' if region.startswith('cn-') else ''}"
+
+
+def _has_profile(given: Mapping[str, str]) -> bool:
+    """Whether somebody who knows AWS's own tools may think that there are credentials."""
+    usual = Path(given["HOME"], ".aws", "credentials") if "HOME" in given else None
+    file = given.get("AWS_SHARED_CREDENTIALS_FILE") or usual
+    return "AWS_PROFILE" in given or (file is not None and Path(file).exists())
+
+
+def _fetch(source: _WebIdentity | _Container | _Instance, seconds: float) -> Credentials:
+    """What a source gives, however slowly it drips: obstore's threads and the cache's lock wait for it."""
+
+    async def fetch() -> Credentials:
+        async with asyncio.timeout(seconds):
+            return await source.fetch()
+
+    try:
+        return asyncio.run(fetch())
+    except TimeoutError:
+        raise _InTroubleError(f"{source.url} gives no credentials: not within {seconds:g} s") from None
+
+
+def _metadata_client() -> httpx2.AsyncClient:
     # A proxy has another machine's metadata.
-    return httpx2.Client(timeout=_METADATA_TIMEOUT, trust_env=False)
+    return httpx2.AsyncClient(timeout=_METADATA_TIMEOUT, trust_env=False)
 
 
-def _ask(client: httpx2.Client, method: str, url: str, **request: Any) -> httpx2.Response:  # noqa: ANN401  the client's own arguments
+async def _ask(client: httpx2.AsyncClient, method: str, url: str, **request: Any) -> httpx2.Response:  # noqa: ANN401  the client's own arguments
     """The answer 200, at the second try at the latest; StorageError names the URL, never what was sent."""
-    reason = ""
+    reason, kind = "", StorageError
     for _ in range(_TRIES):
         try:
-            answer = client.request(method, url, **request)
-        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+            answer = await client.request(method, url, **request)
+        except httpx2.ReadTimeout:
+            reason = "ReadTimeout" + (_HOP_LIMIT if method == "PUT" else "")
+            continue
+        except (httpx2.HTTPError, httpx2.InvalidURL, UnicodeError) as error:
             reason = type(error).__name__
             continue
         if answer.status_code == httpx2.codes.OK:
             return answer
-        reason = f"{answer.status_code} {answer.reason_phrase}"
+        reason, kind = _reason(answer), _InTroubleError if _is_passing(answer) else StorageError
         if answer.is_client_error:
             break
-    raise StorageError(f"{url} gives no credentials: {reason}")
+    raise kind(f"{url} gives no credentials: {reason}")
 
 
-def _ask_json(client: httpx2.Client, url: str, headers: Mapping[str, str]) -> Mapping[str, Any]:
-    answer = _ask(client, "GET", url, headers=headers)
+def _is_passing(answer: httpx2.Response) -> bool:
+    return answer.is_server_error or answer.status_code == httpx2.codes.TOO_MANY_REQUESTS
+
+
+def _reason(answer: httpx2.Response) -> str:
+    """The status, and the code that STS gives beside it; the rest of an answer may repeat what was sent."""
+    code = _ERROR_CODE.search(answer.text)
+    return f"{answer.status_code} {answer.reason_phrase}".strip() + (f" ({code[1]})" if code else "")
+
+
+async def _ask_json(client: httpx2.AsyncClient, url: str, headers: Mapping[str, str]) -> Mapping[str, Any]:
+    answer = await _ask(client, "GET", url, headers=headers)
     try:
         document = answer.json()
     except ValueError:
@@ -225,12 +282,18 @@ def _ask_json(client: httpx2.Client, url: str, headers: Mapping[str, str]) -> Ma
 
 def _parse(document: Mapping[str, Any], source: str) -> Credentials:
     try:
-        key, secret, token, ends = (
-            document[name] for name in ("AccessKeyId", "SecretAccessKey", "Token", "Expiration")
-        )
-        return Credentials(str(key), str(secret), None if token is None else str(token), _moment(str(ends)))
+        key, secret = (_word(document, name) for name in ("AccessKeyId", "SecretAccessKey"))
+        token, ends = (document[name] for name in ("Token", "Expiration"))
+        return Credentials(key, secret, None if token is None else str(token), _moment(str(ends)))
     except (KeyError, ValueError):
         raise StorageError(f"{source} gives no credentials: it answered something else") from None
+
+
+def _word(document: Mapping[str, Any], name: str) -> str:
+    value = document[name]
+    if not value or not isinstance(value, str):
+        raise ValueError(name)
+    return value
 
 
 def _moment(text: str) -> datetime:
@@ -243,6 +306,8 @@ def _read(path: Path) -> str:
         return path.read_text().strip()
     except OSError as error:
         raise StorageError(f"cannot read the token {path}: {error.strerror}") from error
+    except UnicodeError:
+        raise StorageError(f"cannot read the token {path}: it is no text") from None
 
 
 def _require_close(url: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +15,7 @@ from fleek.storage.disk import DiskStorage, MemoryStorage
 from fleek.storage.s3 import S3Location, S3Storage
 from fleek.storage.signed_urls import UrlSigner
 
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _EXAMPLES = "file:///var/lib/fleek/media, s3://bucket/prefix or memory://"
 
 
@@ -46,7 +48,7 @@ def open_storage(  # noqa: PLR0913  one argument a setting
         return DiskStorage(_folder(parts), signer, limits, clock)
     if parts.scheme == "s3" and parts.hostname:
         location = S3Location(
-            bucket=parts.netloc,
+            bucket=_bucket(parts),
             prefix=parts.path.strip("/"),
             region=region,
             path_style=path_style,
@@ -56,6 +58,16 @@ def open_storage(  # noqa: PLR0913  one argument a setting
         return S3Storage(location, limits, clock)
     message = f"FLEEK_STORAGE_URL: must look like {_EXAMPLES}"
     raise ConfigurationError(message)
+
+
+def _bucket(parts: SplitResult) -> str:
+    if _BUCKET.fullmatch(parts.netloc) is None or parts.query or parts.fragment:
+        message = (
+            "FLEEK_STORAGE_URL: must be a bucket and a prefix only, such as s3://bucket/prefix; keys stand "
+            "in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, an address in FLEEK_STORAGE_ENDPOINT"
+        )
+        raise ConfigurationError(message)
+    return parts.netloc
 
 
 def _folder(parts: SplitResult) -> Path:

@@ -6,18 +6,20 @@ import asyncio
 import os
 import re
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
 import obstore
+from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
 from fleek.core.errors import ConfigurationError
 from fleek.storage.adapter import WRITE, StoreAdapter, StoreLimits, translated_errors
-from fleek.storage.base import SignedUrl, StorageRefusedError
+from fleek.storage.base import ObjectNotFoundError, SignedUrl, StorageRefusedError
 from fleek.storage.bucket import BucketMaker, Method
 from fleek.storage.credential_cache import CredentialCache
 from fleek.storage.credentials import Credentials, find_source
@@ -43,7 +45,9 @@ _WHOLE_BODY = timedelta(hours=24)
 # Seconds between our reading of the clock and the store's, for the end of credentials.
 _MARGIN = timedelta(seconds=2)
 _SHORTEST = timedelta(seconds=1)
+_DELETES_AT_ONCE = 10
 _BUCKET_URL = timedelta(minutes=1)
+_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +76,7 @@ class S3Storage(StoreAdapter):
         clock: Callable[[], datetime],
         environment: Mapping[str, str] = os.environ,
     ) -> None:
-        self._location = location
+        location = self._location = _placed(location, environment)
         self._credentials = CredentialCache(find_source(environment, location.region), clock)
         store = _store(location, location.endpoint, limits, self._credentials.provide)
         super().__init__(store, limits, clock)
@@ -101,6 +105,8 @@ class S3Storage(StoreAdapter):
             return await self._call("create", bucket, signing)
 
         location, limits, bucket = self._location, self._limits, self._location.bucket
+        # What has no credentials says so itself, with its remedy: obstore passes on the words alone.
+        await self._call("create", bucket, self._credentials.obtain(_BUCKET_URL))
         whole = replace(location, prefix="")
         store = _store(whole, location.endpoint, limits, self._credentials.provide)
         return await BucketMaker(bucket, location.region, sign, limits).ensure()
@@ -113,7 +119,7 @@ class S3Storage(StoreAdapter):
         require_safe_key(key)
         credentials = self._credentials.at_hand(expires_in)
         if credentials is None:
-            credentials = await asyncio.to_thread(self._credentials.get, expires_in)
+            credentials = await self._call("sign", key, self._credentials.obtain(expires_in))
         # The signature's date has whole seconds: never claim more than it gives.
         now = self._clock().replace(microsecond=0)
         expires_in = _within(credentials, expires_in, now)
@@ -127,6 +133,23 @@ class S3Storage(StoreAdapter):
             store = _store(self._location, public, self._limits, lambda: _lasting(credentials))
             self._signing = (credentials, store)
         return self._signing[1]
+
+    async def _delete(self, keys: Sequence[str]) -> None:
+        """All at once; one by one where the store says 404 of a key that is not there, as Google's does."""
+        try:
+            await super()._delete(keys)
+        except ObjectNotFoundError:
+            turns = asyncio.Semaphore(_DELETES_AT_ONCE)
+            ended = await asyncio.gather(
+                *(self._delete_one(key, turns) for key in keys), return_exceptions=True
+            )
+            for failure in filter(None, ended):
+                raise failure from None
+
+    async def _delete_one(self, key: str, turns: asyncio.Semaphore) -> None:
+        async with turns:
+            with suppress(ObjectNotFoundError):
+                await super()._delete([key])
 
     async def _put_whole(self, key: str, content: bytes, attributes: Attributes) -> None:
         put = obstore.put_async(self._store, key, content, attributes=attributes, use_multipart=False)
@@ -177,6 +200,8 @@ def _attributes(content_type: str, filename: str) -> Attributes:
 
 def _within(credentials: Credentials, wanted: timedelta, now: datetime) -> timedelta:
     """As much of the wanted life, in whole seconds, as the credentials have left."""
+    # A signature says whole seconds, too.
+    wanted = timedelta(seconds=wanted // _SHORTEST)
     left = credentials.life_left(now)
     if left is None:
         return wanted
@@ -195,6 +220,22 @@ def _lasting(credentials: Credentials) -> S3Credential:
         "token": credentials.token,
         "expires_at": None,
     }
+
+
+def _placed(location: S3Location, environment: Mapping[str, str]) -> S3Location:
+    """With the endpoint that the environment names for all of AWS's tools, unless a setting names one.
+
+    obstore would take it, too, but without the bucket in its host. Plain HTTP takes a setting of our own.
+    """
+    if location.endpoint is not None:
+        return replace(location, endpoint=location.endpoint.rstrip("/"))
+    name = next((name for name in _ENDPOINTS if environment.get(name)), None)
+    if name is None:
+        return location
+    if _scheme(environment[name]) != "https":
+        message = f"{name} is not https: set FLEEK_STORAGE_ENDPOINT, where plain http is meant"
+        raise ConfigurationError(message)
+    return replace(location, endpoint=environment[name].rstrip("/"))
 
 
 def _store(
@@ -218,14 +259,20 @@ def _store(
     }
     if endpoint is not None:
         config["endpoint"] = endpoint if location.path_style else _with_bucket(endpoint, location.bucket)
-    return S3Store(
-        location.bucket,
-        prefix=location.prefix or None,
-        config=config,
-        client_options=client,
-        retry_config=retries,
-        credential_provider=provider,
-    )
+    try:
+        return S3Store(
+            location.bucket,
+            prefix=location.prefix or None,
+            config=config,
+            client_options=client,
+            retry_config=retries,
+            credential_provider=provider,
+        )
+    except (BaseError, ValueError) as error:
+        # obstore reads other AWS_* variables by itself, and takes no prefix with an empty part.
+        reason = str(error).partition("\n")[0]
+        message = f"FLEEK_STORAGE_URL, or a variable AWS_*, cannot be used: {reason}"
+        raise ConfigurationError(message) from None
 
 
 def _scheme(endpoint: str) -> str:
@@ -239,6 +286,6 @@ def _scheme(endpoint: str) -> str:
 
 def _with_bucket(endpoint: str, bucket: str) -> str:
     """The endpoint of one bucket, which is what obstore expects for virtual-hosted requests."""
-    parts = urlsplit(endpoint)
+    parts = urlsplit(endpoint.rstrip("/"))
     host = parts.netloc if parts.netloc.startswith(f"{bucket}.") else f"{bucket}.{parts.netloc}"
     return urlunsplit(parts._replace(netloc=host))
