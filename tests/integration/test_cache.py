@@ -132,6 +132,36 @@ async def test_another_kind_of_value_in_the_key_is_replaced(open_cache: Open, re
     assert await cache.get(["a"]) == {"a": b"value"}
 
 
+@pytest.mark.parametrize(
+    ("refusing", "healing", "error"),
+    [
+        (("CONFIG", "SET", "maxmemory", "1"), ("CONFIG", "SET", "maxmemory", "0"), "OutOfMemoryError"),
+        (("REPLICAOF", "127.0.0.1", "1"), ("REPLICAOF", "NO", "ONE"), "ReadOnlyError"),
+    ],
+    ids=["full", "a replica"],
+)
+async def test_one_that_takes_no_values_is_still_asked_for_those_it_has(
+    open_cache: Open, redis: Redis, refusing: tuple[str, ...], healing: tuple[str, ...], error: str
+) -> None:
+    cache = await open_cache()
+    await remember(cache, "known", b"value")
+    with capture_logs() as logs:
+        await redis.execute_command(*refusing)
+        try:
+            for number in range(3):
+                cache.set([CacheEntry(f"new-{number}", b"value", MINUTE)])
+                await wait_until(cache._outbox.empty)
+                await asyncio.sleep(0.05)
+
+                assert cache.is_usable
+                assert await cache.get(["known"]) == {"known": b"value"}
+        finally:
+            await redis.execute_command(*healing)
+    await remember(cache, "new", b"value")
+
+    assert [(each["event"], each["error"]) for each in logs] == [("cache_unavailable", error)]
+
+
 class TestRedisAway:
     async def test_asking_and_remembering_cost_nothing_while_there_is_none(self, open_cache: Open) -> None:
         cache = await open_cache(AWAY, is_there=False)

@@ -214,6 +214,19 @@ class TestBrokerAway:
         assert seconds < 2
         assert gathered == 10_000
 
+    async def test_a_ping_on_a_connection_that_was_cut_while_it_lay_idle_is_answered(
+        self, redis_url: str, valkey: ValkeyServer
+    ) -> None:
+        async with middle_of(valkey.socket) as (_, port), Redis.from_url(redis_url) as redis:
+            pubsub = RedisPubSub(f"redis://127.0.0.1:{port}/0")
+            await pubsub.ping()
+            cut = await redis.client_kill_filter(_type="normal", skipme=True)
+            await asyncio.sleep(0.2)
+            await pubsub.ping()
+            await pubsub.aclose()
+
+        assert cut >= 1
+
     async def test_a_ping_says_so(self, redis_url: str) -> None:
         away, there = RedisPubSub(AWAY), RedisPubSub(redis_url)
 

@@ -65,6 +65,22 @@ async def test_who_answers_is_named_for_each_queue(redis_url: str) -> None:
     assert len(post.sent) == 2
 
 
+async def test_connections_that_were_cut_while_they_lay_idle_are_no_broker_that_is_away(
+    redis_url: str, valkey: ValkeyServer
+) -> None:
+    async with (
+        middle_of(valkey.socket) as (_, port),
+        Redis.from_url(redis_url) as redis,
+        asking(f"redis://127.0.0.1:{port}/0") as (trips, _),
+    ):
+        await trips.ask()
+        await redis.client_kill_filter(_type="normal", skipme=True)
+        await asyncio.sleep(0.2)
+        [found] = await trips.ask()
+
+    assert found.presence == HERE
+
+
 async def test_nobody_answers_in_time(redis_url: str) -> None:
     async with asking(redis_url, is_answered=False) as (trips, _):
         began = asyncio.get_running_loop().time()

@@ -222,10 +222,15 @@ def test_a_message_can_be_lost_so_nothing_that_would_make_it_matter_is_on() -> N
         ("unix:///run/valkey.sock", "redis+socket:///run/valkey.sock"),
         ("unix:///run/valkey.sock?db=1", "redis+socket:///run/valkey.sock?db=1"),
         ("redis://host:6379/0", "redis://host:6379/0"),
-        ("rediss://host", "rediss://host"),
+        ("rediss://host", "rediss://host?ssl_cert_reqs=required"),
+        (
+            "rediss://host/1?ssl_ca_certs=/ca.pem",
+            "rediss://host/1?ssl_ca_certs=/ca.pem&ssl_cert_reqs=required",
+        ),
+        ("rediss://host?ssl_cert_reqs=none", "rediss://host?ssl_cert_reqs=none"),
     ],
 )
-def test_celery_spells_a_socket_in_its_own_way(url: str, celerys: str) -> None:
+def test_celery_spells_a_socket_in_its_own_way_and_checks_certificates(url: str, celerys: str) -> None:
     assert broker_url(url) == celerys
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import os
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -110,13 +111,25 @@ async def _open_signed_urls(
     reuse, ttl = settings.content_url_reuse, timedelta(seconds=settings.content_url_ttl)
     cache = None
     if reuse == "shared":
-        # URLs of another bucket or endpoint are none of ours: the seal tells them apart.
-        place = (settings.resolved_storage_url, settings.storage_endpoint, settings.storage_public_endpoint)
-        secret = hmac.digest(load_secret(settings), repr(place).encode(), "sha256")
+        secret = hmac.digest(load_secret(settings), repr(_origin_of_urls(settings)).encode(), "sha256")
         cache = RedisCache(settings.resolved_redis_url, secret)
         await cache.start()
         stack.push_async_callback(cache.aclose)
     return SignedUrls(storage, ttl, cache, metrics, is_reusing=reuse != "off")
+
+
+def _origin_of_urls(settings: Settings) -> tuple[str | None, ...]:
+    """What tells our URLs from those of another bucket, endpoint or key: these are none of ours.
+
+    Temporary keys are no part of it: each process has its own, and their URLs end with them.
+    """
+    is_temporary = "AWS_SESSION_TOKEN" in os.environ
+    return (
+        settings.resolved_storage_url,
+        settings.storage_endpoint,
+        settings.storage_public_endpoint,
+        None if is_temporary else os.environ.get("AWS_ACCESS_KEY_ID"),
+    )
 
 
 async def _open_waiters(stack: AsyncExitStack, ground: Ground) -> Waiters:

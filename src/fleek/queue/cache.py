@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import hashlib
 import hmac
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
@@ -19,9 +18,10 @@ import structlog
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from fleek.queue.base import CacheEntry
+from fleek.queue.ending import end_tasks
 
 _log = structlog.get_logger(__name__)
 
@@ -30,7 +30,6 @@ _PREFIX = "fleek:cache:1:"
 _PATIENCE = 0.05
 _CONNECT_TIMEOUT = 2.0
 _PAUSE_AFTER_ERROR = 1.0
-_CANCEL_INTERVAL = 0.1
 _CONNECTIONS = 8
 _MAX_PENDING = 1000
 _BATCH = 200
@@ -62,6 +61,7 @@ class RedisCache:
         self._turns = asyncio.Semaphore(_CONNECTIONS)
         self._lost = asyncio.Event()
         self._lost.set()
+        self._is_refusing = False
         self._outbox: asyncio.Queue[CacheEntry] = asyncio.Queue(_MAX_PENDING)
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -95,18 +95,10 @@ class RedisCache:
     async def aclose(self) -> None:
         """Close the connections, within a bound."""
         self._lost.set()
-        await self._end_tasks()
+        await end_tasks(self._tasks, _CONNECT_TIMEOUT)
         with contextlib.suppress(RedisError, OSError):
             async with asyncio.timeout(_CONNECT_TIMEOUT):
                 await self._redis.aclose()
-
-    async def _end_tasks(self) -> None:
-        """Cancel, and again: the client loses a cancellation that comes while it connects."""
-        until = time.monotonic() + _CONNECT_TIMEOUT
-        while (running := [task for task in self._tasks if not task.done()]) and time.monotonic() < until:
-            for task in running:
-                task.cancel()
-            await asyncio.wait(running, timeout=_CANCEL_INTERVAL)
 
     async def _ask(self, question: Callable[[], Awaitable[Result]]) -> Result | None:
         """What Redis says, within the bound; None where it says nothing, which is then not tried again."""
@@ -133,7 +125,18 @@ class RedisCache:
                 milliseconds = int(entry.life.total_seconds() * 1000)
                 if milliseconds > 0:
                     pipeline.set(_PREFIX + entry.key, self._sealed(entry), px=milliseconds)
-            await pipeline.execute()
+            try:
+                await pipeline.execute()
+            except ResponseError as error:
+                # Full, or a replica: it answers, and what is known there can still be asked for.
+                self._tell_refusal(error)
+            else:
+                self._is_refusing = False
+
+    def _tell_refusal(self, error: ResponseError) -> None:
+        if not self._is_refusing:
+            _log.warning("cache_unavailable", error=type(error).__name__)
+        self._is_refusing = True
 
     async def _watch(self) -> None:
         """Ask until Redis answers; wait until it is lost; and so on."""

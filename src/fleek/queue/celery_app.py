@@ -37,9 +37,16 @@ _ONCE_MORE = {"max_retries": 1, "interval_start": 0}
 
 
 def broker_url(redis_url: str) -> str:
-    """Celery's spelling of a Redis URL: a Unix socket is `redis+socket://`."""
+    """Celery's spelling of a Redis URL: a Unix socket is `redis+socket://`.
+
+    Without a word about certificates Celery would accept any; every other client of ours checks them.
+    """
     parts = urlsplit(redis_url)
-    return redis_url.replace("unix://", "redis+socket://", 1) if parts.scheme == "unix" else redis_url
+    if parts.scheme == "unix":
+        return redis_url.replace("unix://", "redis+socket://", 1)
+    if parts.scheme == "rediss" and "ssl_cert_reqs=" not in parts.query:
+        return f"{redis_url}{'&' if parts.query else '?'}ssl_cert_reqs=required"
+    return redis_url
 
 
 def create_celery_app(redis_url: str, queues: tuple[str, ...] = (DEFAULT_QUEUE,)) -> Celery:

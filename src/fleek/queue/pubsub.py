@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Awaitable, Callable
 from uuid import UUID
 
@@ -18,9 +17,10 @@ from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import ConnectionError as RedisConnectionError, RedisError
 
 from fleek.queue.base import Announcement
+from fleek.queue.ending import end_tasks
 
 _log = structlog.get_logger(__name__)
 
@@ -30,7 +30,6 @@ _MAX_PENDING = 10_000
 _BATCH = 200
 _PAUSE_AFTER_ERROR = 1.0
 _SILENCE = 10.0
-_CANCEL_INTERVAL = 0.1
 
 
 class RedisPubSub:
@@ -71,9 +70,16 @@ class RedisPubSub:
         """Raise OSError unless the broker answers within the time-out."""
         try:
             async with asyncio.timeout(_TIMEOUT):
-                await self._redis.ping()
+                await self._ping()
         except RedisError as error:
             raise OSError(str(error)) from error
+
+    async def _ping(self) -> None:
+        try:
+            await self._redis.ping()
+        except RedisConnectionError:
+            # It may have lain idle while the broker was started again: a new connection tells.
+            await self._redis.ping()
 
     async def aclose(self) -> None:
         """Send what is pending, within a bound, and stop."""
@@ -81,16 +87,8 @@ class RedisPubSub:
             with contextlib.suppress(RedisError, OSError, TimeoutError):
                 async with asyncio.timeout(_TIMEOUT):
                     await self._flush()
-        await self._end_tasks()
+        await end_tasks(self._tasks, _TIMEOUT)
         await self._redis.aclose()
-
-    async def _end_tasks(self) -> None:
-        """Cancel, and again: the client loses a cancellation that comes while it connects or subscribes."""
-        until = time.monotonic() + _TIMEOUT
-        while (running := [task for task in self._tasks if not task.done()]) and time.monotonic() < until:
-            for task in running:
-                task.cancel()
-            await asyncio.wait(running, timeout=_CANCEL_INTERVAL)
 
     async def _flush(self) -> None:
         while not self._outbox.empty():

@@ -21,7 +21,7 @@ from pydantic_core import from_json, to_json
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import ConnectionError as RedisConnectionError, RedisError
 
 from fleek.queue.base import Presence, broker_queue
 
@@ -155,9 +155,10 @@ class Responder:
 
 
 def _connect(url: str) -> Redis:
-    return Redis.from_url(
-        url, socket_timeout=_TIMEOUT, socket_connect_timeout=_TIMEOUT, retry=Retry(NoBackoff(), 0)
-    )
+    # Once more on a new connection: one that lay idle while the broker was started again says nothing of it.
+    # A repeated answer does no harm, and a time-out is not repeated.
+    once_more = Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,))
+    return Redis.from_url(url, socket_timeout=_TIMEOUT, socket_connect_timeout=_TIMEOUT, retry=once_more)
 
 
 def _key(reply_to: str) -> str:
