@@ -39,6 +39,8 @@ from fleek.configuration.names import PREFIX, list_unknown_variables
 from fleek.configuration.sources import ConfigFile, SecretFiles
 from fleek.configuration.toml import FILE as CONFIG_FILE
 from fleek.configuration.types import (
+    SENTRY_ENVIRONMENT,
+    SENTRY_RELEASE,
     Duration,
     HttpUrl,
     QueueName,
@@ -220,12 +222,12 @@ class Settings(BaseSettings):
         Field(examples=["https://public-key@o1.ingest.sentry.io/2"]),
     ] = Field(default=None, validation_alias=standard_name("SENTRY_DSN"))
     """Where errors are reported; unset: nowhere."""
-    sentry_environment: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\s/]+$")] = Field(
-        default="production", validation_alias=standard_name("SENTRY_ENVIRONMENT")
+    sentry_environment: Annotated[str, Field(min_length=1, max_length=64, pattern=SENTRY_ENVIRONMENT)] = (
+        Field(default="production", validation_alias=standard_name("SENTRY_ENVIRONMENT"))
     )
     """What the reported errors are told apart by, such as `staging`."""
     sentry_release: Annotated[
-        Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\s/\\]+$")] | None,
+        Annotated[str, Field(min_length=1, max_length=200, pattern=SENTRY_RELEASE)] | None,
         Field(examples=["fleek@1.2.0"]),
     ] = Field(default=None, validation_alias=standard_name("SENTRY_RELEASE"))
     """The release of reported errors; unset: `fleek@` and the version."""

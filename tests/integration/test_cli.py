@@ -84,6 +84,10 @@ class TestDb:
 
         assert execute(["db", "upgrade"]) == ExitCode.OK
         assert capsys.readouterr() == ("of_next_year\n", "Nothing to do\n")
+        assert execute(["db", "current"]) == ExitCode.OK
+        assert "of a later release than this one, which works with it" in capsys.readouterr().err
+        execute(["doctor"])
+        assert "ok    schema         at of_next_year, of a later release" in capsys.readouterr().out
         assert execute(["db", "upgrade", "of_never"]) == ExitCode.USAGE
 
     @pytest.mark.usefixtures("empty_database")
@@ -151,26 +155,38 @@ class TestDb:
         assert said in result.stderr
 
     @pytest.mark.parametrize(
-        ("url", "reason"),
+        ("url", "reason", "code"),
         [
-            (NOWHERE, "The database does not answer: "),
-            ("postgresql+asyncpg://fleek@/missing?host={}", "The database refuses us: database"),
+            (NOWHERE, "The database does not answer: ", ExitCode.UNREACHABLE),
+            (
+                "postgresql+asyncpg://fleek@/missing?host={}",
+                "FLEEK_DATABASE_URL: the database refuses us: database",
+                ExitCode.USAGE,
+            ),
+            (
+                "postgresql://fleek:secret@127.0.0.1:1/fleek?sslmode=verify-full",
+                "FLEEK_DATABASE_URL: cannot be used: root certificate file",
+                ExitCode.USAGE,
+            ),
         ],
     )
-    def test_a_database_that_is_away_is_exit_3_and_no_secret_is_shown(
+    def test_a_database_that_is_away_or_refuses_ends_with_its_code_and_shows_no_secret(
         self,
         postgres: PostgresServer,
         environment: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str],
         url: str,
         reason: str,
+        code: ExitCode,
     ) -> None:
         environment.setenv("FLEEK_DATABASE_URL", url.format(postgres.socket_dir))
+        # Where the root certificate is looked for.
+        environment.setenv("HOME", "/nowhere")
 
         codes = [execute(["db", *words]) for words in (["current"], ["upgrade"])]
 
         said = capsys.readouterr().err
-        assert codes == [ExitCode.UNREACHABLE, ExitCode.UNREACHABLE]
+        assert codes == [code, code]
         assert said.count(f"error: {reason}") == 2
         assert "secret" not in said
 

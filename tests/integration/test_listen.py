@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from fleek.cli.hosts import is_loopback
-from fleek.cli.listen import bind, require_safe_host, url_of
+from fleek.cli.listen import bind, inherit, require_free, require_safe_host, url_of
 from fleek.core.errors import ConfigurationError
 
 _EVERYWHERE = "0.0.0.0"  # noqa: S104  never served in a test: a listener that nobody accepts from
@@ -94,3 +94,35 @@ def test_no_free_port_is_told_with_the_range() -> None:
 def test_the_url_is_one_that_this_machine_can_open(host: str, shown: str) -> None:
     with bind(host, 0) as listener:
         assert url_of(listener) == f"http://{shown}:{listener.getsockname()[1]}"
+
+
+def test_a_port_that_is_taken_is_named_before_an_api_opens_anything(taken: socket.socket) -> None:
+    port = taken.getsockname()[1]
+
+    with pytest.raises(
+        ConfigurationError, match=rf"^FLEEK_PORT: port {port} is busy on 127\.0\.0\.1; .*such as"
+    ):
+        require_free("127.0.0.1", port)
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "nowhere.invalid"])
+def test_an_address_of_somebody_else_is_named_before_an_api_opens_anything(host: str) -> None:
+    with pytest.raises(
+        ConfigurationError, match=rf"^FLEEK_HOST: cannot listen on {host} port 8000: .*such as"
+    ):
+        require_free(host, 8000)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", _EVERYWHERE])
+def test_a_free_port_stays_free_after_it_was_asked_for(host: str, taken: socket.socket) -> None:
+    port = taken.getsockname()[1]
+    taken.close()
+    require_free(host, port)
+
+    with bind(host, port) as listener:
+        assert listener.getsockname()[1] == port
+
+
+def test_a_number_that_is_no_socket_is_a_wrong_command() -> None:
+    with pytest.raises(ConfigurationError, match="--fd 4000 is no socket"):
+        inherit(4000)

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from fleek.local.postgres import PostgresServer
+
 ROOT = Path(__file__).parents[2]
 PYTHON = sys.executable
 FLEEK = (PYTHON, "-m", "fleek.cli.main")
 UVICORN = (PYTHON, "-m", "uvicorn", "fleek.main:app", "--port", "0")
 CELERY = (PYTHON, "-m", "celery", "-A", "fleek.tasks.celery", "worker")
-WRONG, UVICORNS_OWN = 2, 3
+WRONG, UVICORNS_OWN, UNREACHABLE = 2, 3, 3
 
 
 def start(
@@ -59,6 +61,26 @@ def test_alembic_is_told_the_same(tmp_path: Path) -> None:
         WRONG,
         "error: FLEEK_SLOTS: must be a whole number; such as 64\n",
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "told"),
+    [
+        pytest.param("no_such_database", WRONG, 'refuses us: database "no_such_database" does', id="refused"),
+        pytest.param(None, UNREACHABLE, "does not answer: ", id="away"),
+    ],
+)
+def test_alembic_says_in_one_line_that_there_is_no_database(
+    name: str | None, code: int, told: str, tmp_path: Path, postgres: PostgresServer
+) -> None:
+    url = postgres.url(name) if name else "postgresql://fleek:hunter2@127.0.0.1:1/fleek"
+    alembic = (PYTHON, "-m", "alembic", "-c", str(ROOT / "alembic.ini"), "upgrade", "head")
+    ended = start(alembic, tmp_path, FLEEK_DATABASE_URL=url)
+
+    assert ended.returncode == code
+    assert ended.stderr.startswith(f"error: FLEEK_DATABASE_URL: the database {told}")
+    assert ended.stderr.count("\n") == 1
+    assert "hunter2" not in ended.stderr
 
 
 def test_the_doctor_finds_it_and_ends_with_the_same_code(tmp_path: Path) -> None:

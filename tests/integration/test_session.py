@@ -261,6 +261,24 @@ async def test_a_pool_is_closed_in_seconds_though_its_server_says_nothing(
     assert seconds < 9
 
 
+async def test_a_pool_is_closed_in_seconds_though_only_new_connections_are_answered(
+    queue_url: str, postgres: PostgresServer
+) -> None:
+    socket = next(postgres.socket_dir.glob(".s.PGSQL.*[0-9]"))
+    name = queue_url.partition("?")[0].rpartition("/")[2]
+    loop = asyncio.get_running_loop()
+    async with middle_of(socket) as (middle, port):
+        database = Database(f"postgresql+asyncpg://fleek@127.0.0.1:{port}/{name}", PoolOptions(size=3))
+        await asyncio.gather(*(database.fetch_one(text("SELECT pg_sleep(0.05)")) for _ in range(3)))
+        middle.fall_silent()
+        started = loop.time()
+        async with asyncio.timeout(60):
+            await database.aclose()
+        seconds = loop.time() - started
+
+    assert seconds < 9
+
+
 async def test_a_slow_statement_of_a_server_that_answers_others_is_waited_for(queue_url: str) -> None:
     database = Database(queue_url, PoolOptions(size=1))
     row = await database.fetch_one(text("SELECT 1 AS one FROM pg_sleep(2.5)"))

@@ -193,7 +193,7 @@ class TestTerminal:
             2,
             "attempt_finished",
             level="warning",
-            data={"owner": "x", "code": "timeout", "error": "a \x1b b", "none": None},
+            data={"owner": "x", "provider": "p", "code": "timeout", "error": "a \x1b b", "none": None},
         )
         server.on(_LOGS, page(entry(1), odd))
         first, second = self.show(server, tmp_path)

@@ -248,6 +248,33 @@ def test_an_alert_says_what_is_wrong_what_to_do_and_where_that_is_explained(rule
     assert anchor in map(_anchor, headings)
 
 
+@pytest.mark.parametrize("name", [name for name, rule in RULES.items() if "for" not in rule])
+def test_an_alert_on_one_event_sees_a_first_one_too(name: str) -> None:
+    """`increase` sees none where the series begins with it."""
+    page = Metrics(["m"]).render().decode() + "fleek_log_records_dropped_total "
+    expression = RULES[name]["expr"]
+    for metric in re.findall(r"increase\((\w+)[^>]*> 0", expression):
+        begins_at_zero = re.search(rf"^{metric}[{{ ]", page, re.MULTILINE)
+
+        assert begins_at_zero or re.search(rf"unless {metric}\S* offset", expression)
+
+
+def test_the_alert_on_a_throttled_model_outlives_the_moments_between_two_pauses() -> None:
+    used = read(RULES["FleekModelThrottled"]["expr"])
+
+    assert "fleek_lane_pauses_total" in {name for name, _ in used.metrics}
+
+
+@pytest.mark.parametrize("name", ["FleekJobsLate", "FleekQueueUnserved"])
+def test_jobs_of_a_model_that_is_paused_are_nobodys_alarm(name: str) -> None:
+    gauges = re.findall(
+        r"\((?:\s*max by \(queue, model\) )?\(?fleek_queue_(?:jobs\{state=\"due\"\}|oldest_age_seconds)\)",
+        RULES[name]["expr"],
+    )
+
+    assert len(gauges) == RULES[name]["expr"].count("unless on (model)") > 0
+
+
 def test_every_alert_is_explained_in_the_guide() -> None:
     guide = (ROOT / "docs/guides/operations.md").read_text()
 

@@ -64,10 +64,13 @@ def test_what_is_configured_is_what_is_used() -> None:
 
 
 @pytest.mark.parametrize("scheme", ["postgresql+asyncpg", "postgresql", "postgres"])
-def test_a_database_url_needs_no_driver(scheme: str) -> None:
-    settings = load_settings(database_url=f"{scheme}://ada:pass%20word@db:5432/fleek?ssl=require")
+@pytest.mark.parametrize("parameter", ["sslmode", "ssl"])
+def test_a_database_url_needs_no_driver_and_asks_for_tls_by_either_name(scheme: str, parameter: str) -> None:
+    settings = load_settings(database_url=f"{scheme}://ada:pass%20word@db:5432/fleek?{parameter}=require")
 
-    assert settings.resolved_database_url == "postgresql+asyncpg://ada:pass%20word@db:5432/fleek?ssl=require"
+    assert (
+        settings.resolved_database_url == "postgresql+asyncpg://ada:pass%20word@db:5432/fleek?sslmode=require"
+    )
 
 
 @pytest.mark.parametrize("url", ["mysql://db/fleek", "db/fleek", "", "postgresql+psycopg://db/fleek"])

@@ -109,9 +109,25 @@ def test_every_key_of_a_model_has_an_example(field: FieldInfo) -> None:
             "SENTRY_TRACES_SAMPLE_RATE: must be less than or equal to 1; such as 0",
         ),
         (
+            "FLEEK_QUEUES",
+            "Fast Lane,default",
+            (
+                "FLEEK_QUEUES: must be 1 to 63 small letters, digits, - and _, and begin with a letter or "
+                "digit; such as default"
+            ),
+        ),
+        ("FLEEK_QUEUES", ",", "FLEEK_QUEUES: must not be empty; such as default"),
+        ("FLEEK_MODELS", "[1]", "FLEEK_MODELS: must be a table, in JSON; such as {"),
+        ("FLEEK_MODELS", '{"x": 1}', "FLEEK_MODELS__X: must be a table; such as {"),
+        (
+            "SENTRY_ENVIRONMENT",
+            "a/b",
+            "SENTRY_ENVIRONMENT: must have no white space and no /; such as production",
+        ),
+        (
             "FLEEK_SENTRY_DSN",
             "x",
-            "FLEEK_SENTRY_DSN: must be a Sentry DSN, which begins with https://; such as",
+            "FLEEK_SENTRY_DSN: must be a Sentry DSN, which begins with https://; such as ",
         ),
     ],
 )
@@ -120,7 +136,10 @@ def test_the_words_are_about_the_rule(
 ) -> None:
     monkeypatch.setenv(variable, value)
 
-    assert complaint().startswith(told)
+    found = complaint()
+
+    assert found.startswith(told)
+    assert found.count("; such as ") == told.count("; such as "), "each mistake is told once"
 
 
 @pytest.mark.parametrize(
@@ -137,6 +156,8 @@ def test_the_words_are_about_the_rule(
         ),
         ("database_url", "postgresql://[::1/fleek", "whose host is a name or an address"),
         ("database_url", "postgresql://ada:hunter2@db/fleek\n", "without white space"),
+        ("database_url", "postgresql://db/fleek?hunter2=1", "no other parameters than host, port, "),
+        ("database_url", "postgresql://db/fleek?sslmode=hunter2", "an sslmode of disable, allow, "),
         ("redis_url", "http://hunter2@cache", "begins with redis://, rediss:// or unix://"),
         ("redis_url", "redis:///0", "with a host"),
         ("redis_url", "redis://cache/zero", "must name its database by number"),
@@ -169,6 +190,7 @@ def test_a_url_is_read_at_the_start_and_told_in_our_words(setting: str, url: str
     [
         ("database_url", "postgresql://fleek@/fleek?host=/run/postgres"),
         ("database_url", "postgresql+asyncpg://ada:p%23ss@[::1]:5432/fleek"),
+        ("database_url", "postgresql://ada@db/fleek?sslmode=verify-full&sslrootcert=/etc/ssl/rds.pem"),
         ("redis_url", "rediss://:secret@cache:6380/1"),
         ("redis_url", "unix:///run/valkey.sock"),
         ("storage_url", "file:///var/lib/fleek"),

@@ -17,6 +17,9 @@ app = typer.Typer(help="The database's schema", rich_markup_mode=None)
 
 _POLL_SECONDS = 1.0
 _START_HINT = "start it (script/up brings its own), or check FLEEK_DATABASE_URL; `fleek doctor` tells more"
+_REFUSED_HINT = (
+    "correct its user, password or name, such as postgresql://user:password@host/fleek, or make what it names"
+)
 
 
 @app.command("upgrade")
@@ -63,8 +66,9 @@ def current(*, as_json: Annotated[bool, JsonOption] = False) -> None:
     from fleek.db import migrate  # noqa: PLC0415  SQLAlchemy is slow to import
 
     output = Output(as_json)
+    url = _database_url()
     with _translated():
-        revision, head = _revision(_database_url()), migrate.head()
+        revision, head, is_ahead = _revision(url), migrate.head(), _is_ahead(url)
     if as_json:
         output.document({"revision": revision, "head": head, "is_current": revision == head})
         return
@@ -72,6 +76,8 @@ def current(*, as_json: Annotated[bool, JsonOption] = False) -> None:
         output.data(revision)
     if revision == head:
         output.note("The schema is up to date")
+    elif is_ahead:
+        output.note(f"The schema is of a later release than this one, which works with it and knows {head}")
     else:
         output.note(f"The schema is not at {head}", "`fleek db upgrade` brings it there")
 
@@ -166,7 +172,12 @@ def _confirm(revision: str) -> None:
 def _translated() -> Iterator[None]:
     """Says in a sentence what the database's and the migrations' own errors mean."""
     from alembic.util import CommandError as MigrationError  # noqa: PLC0415  slow to import
-    from asyncpg import InvalidAuthorizationSpecificationError, InvalidCatalogNameError, PostgresError  # noqa: PLC0415
+    from asyncpg import (  # noqa: PLC0415
+        InterfaceError,
+        InvalidAuthorizationSpecificationError,
+        InvalidCatalogNameError,
+        PostgresError,
+    )
     from sqlalchemy.exc import DBAPIError  # noqa: PLC0415
 
     try:
@@ -174,7 +185,11 @@ def _translated() -> Iterator[None]:
     except MigrationError as error:
         raise usage_error(str(error), "`base`, `head`, a revision, or steps such as -1") from error
     except (InvalidAuthorizationSpecificationError, InvalidCatalogNameError) as error:
-        raise _unavailable(f"The database refuses us: {error}") from error
+        raise usage_error(f"FLEEK_DATABASE_URL: the database refuses us: {error}", _REFUSED_HINT) from error
+    except InterfaceError as error:
+        # Such as a certificate's file that is not there; asyncpg's own hint follows in a second line.
+        reason = str(error).partition("\n")[0]
+        raise usage_error(f"FLEEK_DATABASE_URL: cannot be used: {reason}") from error
     except (OSError, PostgresError, DBAPIError) as error:
         raise _unavailable(f"The database does not answer: {str(error) or type(error).__name__}") from error
 

@@ -30,7 +30,7 @@ _COLOURS: Mapping[str, str] = {
     LogLevel.ERROR: typer.colors.RED,
     LogLevel.CRITICAL: typer.colors.RED,
 }
-_ON_EVERY_RECORD = frozenset({"model", "owner"})
+_ON_EVERY_RECORD = frozenset({"model", "owner", "provider"})
 """Facts that are the same on all of a job's records; people are told once."""
 _FIRST = "attempt_started"
 _LAST = "attempt_finished"

@@ -44,6 +44,44 @@ def bind(host: str, port: int) -> socket.socket:
     raise ConfigurationError(message)
 
 
+def require_free(host: str, port: int) -> None:
+    """Raise ConfigurationError where the api could not listen, before anything else is opened for it.
+
+    Only asks: uvicorn binds by itself later, and may then still be told that somebody was quicker.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise ConfigurationError(_cannot_listen(host, port, error)) from error
+    for family, *_, address in dict.fromkeys(found):
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            try:
+                probe.bind(address)
+            except OSError as error:
+                raise ConfigurationError(_cannot_listen(host, port, error)) from error
+
+
+def _cannot_listen(host: str, port: int, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        other = port % 65_535 + 1
+        return f"FLEEK_PORT: port {port} is busy on {host}; name another with --port, such as {other}"
+    # The resolver's numbers are negative, and none of the system's.
+    reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error.strerror)
+    what = f"cannot listen on {host} port {port}: {reason.lower()}"
+    return f"FLEEK_HOST: {what}; name another with --host, such as 127.0.0.1"
+
+
+def inherit(number: int) -> socket.socket:
+    """The listening socket that another process gave us; raises ConfigurationError where there is none."""
+    try:
+        return socket.socket(fileno=number)
+    except OSError as error:
+        raise ConfigurationError(f"--fd {number} is no socket of this process") from error
+
+
 def url_of(listener: socket.socket) -> str:
     """Where this machine reaches the socket."""
     address, port = listener.getsockname()[:2]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import errno
 import os
 import sys
 import traceback
@@ -35,6 +36,7 @@ problem (RFC 9457) on stderr with its `exit_code` and a `hint`.
 Exit codes: 0 ok, 1 the job failed, 2 usage or a refused request, 3 Fleek does not answer,
 124 --timeout passed, 130 interrupted.
 """
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _ORDER = (
     "generate",
     "jobs",
@@ -99,9 +101,22 @@ def root(
 
 def run() -> None:
     """The program `fleek`."""
+    _open_closed_streams()
     if any(Path(name).exists() for name in (".env", ".env.local")):
         _export_shared_names()
-    _end(execute(sys.argv[1:]))
+    try:
+        code = execute(sys.argv[1:])
+    except SystemExit as ended:
+        # The server's own, and the parser's where the reader of a pipe is gone: always a number.
+        code = ended.code if isinstance(ended.code, int) else int(ExitCode.FAILED)
+    _end(code)
+
+
+def _open_closed_streams() -> None:
+    """Python has None for what the caller has closed (`>&-`), which nothing can be written to."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115  until the end
 
 
 def _export_shared_names() -> None:
@@ -119,11 +134,19 @@ def _end(code: int) -> NoReturn:
     process whose interpreter is going down, and a command that has done its work ends with 134.
     """
     atexit._run_exitfuncs()  # noqa: SLF001  os._exit does not run them, and nothing public does
-    for stream in (sys.stdout, sys.stderr):
-        # Whoever read it is gone, or it was closed.
-        with suppress(OSError, ValueError):
-            stream.flush()
-    os._exit(code)
+    arrived = [_flush(stream) for stream in (sys.stdout, sys.stderr)]
+    os._exit(code if all(arrived) else code or int(ExitCode.FAILED))
+
+
+def _flush(stream: TextIO) -> bool:
+    """Whether everything has been written, or was not wanted: the reader is gone, or it was closed."""
+    try:
+        stream.flush()
+    except (BrokenPipeError, ValueError):
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def execute(arguments: Sequence[str]) -> int:
@@ -136,7 +159,9 @@ def execute(arguments: Sequence[str]) -> int:
         failure = _as_command_error(error)
         if os.environ.get("FLEEK_DEBUG"):
             traceback.print_exc()
-        report(failure, as_json=_wants_json(arguments))
+        # Where that cannot be told either, the exit code still says it.
+        with suppress(OSError):
+            report(failure, as_json=_wants_json(arguments))
         return int(failure.exit_code)
     return code if isinstance(code, int) else int(ExitCode.OK)
 
@@ -148,6 +173,10 @@ def _as_command_error(error: Exception) -> CommandError:
         return CommandError("Interrupted", exit_code=ExitCode.INTERRUPTED, code="interrupted")
     if isinstance(error, TyperException):
         return _as_usage_error(error)
+    if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        # Commands that save files have words of their own.
+        message = f"Cannot write the output: {error.strerror}"
+        return CommandError(message, exit_code=ExitCode.FAILED, code="output_lost", hint="Make room for it")
     message = f"Something that nobody expected happened: {type(error).__name__}: {error}"
     hint = "FLEEK_DEBUG=1 shows where; please report it"
     return CommandError(message, exit_code=ExitCode.BUG, code="internal_error", hint=hint)

@@ -27,11 +27,9 @@ def api(
     ] = False,
 ) -> None:
     """Run one api process in the foreground."""
-    import socket  # noqa: PLC0415  commands that need no server start faster
+    from uvicorn import Config, Server  # noqa: PLC0415  commands that need no server start faster
 
-    from uvicorn import Config, Server  # noqa: PLC0415
-
-    from fleek.cli.listen import require_safe_host  # noqa: PLC0415
+    from fleek.cli.listen import inherit, require_free, require_safe_host  # noqa: PLC0415
     from fleek.settings import load_settings  # noqa: PLC0415
 
     # First of all, since what follows takes a while to load.
@@ -39,8 +37,9 @@ def api(
     inherited = None
     if fd is None:
         require_safe_host(settings.host, insecure_no_auth=settings.insecure_no_auth)
+        require_free(settings.host, settings.port)
     else:
-        inherited = [socket.socket(fileno=fd)]
+        inherited = [inherit(fd)]
     from fleek.main import app  # noqa: PLC0415  it loads the settings, too
 
     config = Config(

@@ -16,6 +16,7 @@ from pydantic_core import ErrorDetails, PydanticUndefined
 from fleek.configuration.dotenv import DotenvFile
 from fleek.configuration.names import FILE_SUFFIX, NESTED, did_you_mean, keys_of, variable_of, variables_of
 from fleek.configuration.toml import FILE, line_of
+from fleek.configuration.types import RULES
 
 _OUR_WORDS = {
     "missing": "is missing",
@@ -25,6 +26,9 @@ _OUR_WORDS = {
     "bool_parsing": "must be true or false",
     "decimal_parsing": "must be a number",
     "time_delta_parsing": "must be a time, as a number with s, m, h or d",
+    "too_short": "must not be empty",
+    "dict_type": "must be a table, in JSON",
+    "model_type": "must be a table",
 }
 _UNITS = ((86_400, "d"), (3600, "h"), (60, "m"))
 _FIELD = re.compile(r'field "(?P<name>\w+)"')
@@ -49,7 +53,11 @@ class Complaints:
     def describe(self, error: ValidationError) -> str:
         """Every problem, in one line."""
         problems = error.errors(include_input=False, include_url=False)
-        return "; ".join(dict.fromkeys(self._describe(problem) for problem in problems))
+        return "; ".join(
+            dict.fromkeys(
+                self._describe(problem) for problem in problems if not _follows_from_others(problem, problems)
+            )
+        )
 
     def describe_unparsed(self, error: Exception) -> str:
         """A table that a variable should have given as JSON."""
@@ -173,9 +181,19 @@ def written(value: object) -> str:
     return str(value)
 
 
+def _follows_from_others(problem: ErrorDetails, problems: Sequence[ErrorDetails]) -> bool:
+    """Whether a list counts as empty only because what it holds is wrong."""
+    place = problem["loc"]
+    return problem["type"] == "too_short" and any(
+        len(other["loc"]) > len(place) and other["loc"][: len(place)] == place for other in problems
+    )
+
+
 def _in_our_words(problem: ErrorDetails) -> str:
     if problem["type"] in _OUR_WORDS:
         return _OUR_WORDS[problem["type"]]
+    if problem["type"] == "string_pattern_mismatch":
+        return RULES[problem["ctx"]["pattern"]]
     message = problem["msg"].removeprefix("Value error, ")
     return re.sub(r"^(?:Input|Value|String|Tuple|List|Set|Dictionary) should ", "must ", message)
 

@@ -23,7 +23,16 @@ def _read_short_duration(value: object) -> object:
 
 Duration = Annotated[timedelta, BeforeValidator(_read_short_duration)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
-QueueName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+QUEUE_NAME = r"^[a-z0-9][a-z0-9_-]{0,62}$"
+SENTRY_ENVIRONMENT = r"^[^\s/]+$"
+SENTRY_RELEASE = r"^[^\s/\\]+$"
+RULES = {
+    QUEUE_NAME: "must be 1 to 63 small letters, digits, - and _, and begin with a letter or digit",
+    SENTRY_ENVIRONMENT: "must have no white space and no /",
+    SENTRY_RELEASE: "must have no white space, no / and no \\",
+}
+"""What each pattern means."""
+QueueName = Annotated[str, Field(pattern=QUEUE_NAME)]
 HttpUrl = Annotated[str, AfterValidator(check_http_url)]
 
 

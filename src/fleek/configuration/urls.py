@@ -5,21 +5,46 @@ Each check takes the text and gives it back; a ValueError says what is wrong, ne
 
 from __future__ import annotations
 
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
 
 _POSTGRES_SCHEMES = frozenset({"postgres", "postgresql", "postgresql+asyncpg"})
+_POSTGRES_PARAMETERS = (
+    *("host", "port", "user", "password", "passfile", "dbname", "target_session_attrs"),
+    *("sslmode", "sslrootcert", "sslcert", "sslkey", "sslpassword", "sslcrl", "sslnegotiation"),
+    *("ssl_min_protocol_version", "ssl_max_protocol_version"),
+)
+_SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 _REDIS_SCHEMES = frozenset({"redis", "rediss", "unix"})
 _HTTP_SCHEMES = frozenset({"http", "https"})
 
 
 def check_database_url(url: str) -> str:
-    """SQLAlchemy's form, which names the driver; the URL as most tools write it is taken too."""
+    """SQLAlchemy's form, which names the driver; the URL as most tools write it is taken too.
+
+    `ssl`, which SQLAlchemy's users write, is given back as `sslmode`: that is what asyncpg reads in a URL.
+    """
     parts = _split(url)
     if not _has_scheme(url, _POSTGRES_SCHEMES):
         raise ValueError("must be a PostgreSQL URL")
     if not parts.netloc and not parts.query:
         raise ValueError("must be a PostgreSQL URL with a host")
-    return f"postgresql+asyncpg://{url.partition('://')[2]}"
+    given = parse_qsl(parts.query, keep_blank_values=True)
+    parameters = [("sslmode" if name == "ssl" else name, value) for name, value in given]
+    _check_database_parameters(parameters)
+    rest = url.partition("://")[2]
+    if parameters != given:
+        rest = f"{rest.partition('?')[0]}?{urlencode(parameters)}"
+    return f"postgresql+asyncpg://{rest}"
+
+
+def _check_database_parameters(parameters: list[tuple[str, str]]) -> None:
+    """Others would reach the server as settings that it does not know, or nobody."""
+    _require(
+        {name for name, _ in parameters} <= set(_POSTGRES_PARAMETERS),
+        f"must have no other parameters than {', '.join(_POSTGRES_PARAMETERS)}",
+    )
+    modes = {value for name, value in parameters if name == "sslmode"}
+    _require(modes <= set(_SSL_MODES), f"must have an sslmode of {', '.join(_SSL_MODES)}")
 
 
 def check_redis_url(url: str) -> str:

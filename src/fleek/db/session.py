@@ -27,6 +27,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from fleek.core.errors import DatabaseUnavailable
+from fleek.db.address import split
 from fleek.db.vigil import Vigil
 
 _PING_AFTER_IDLE = 1.0
@@ -36,6 +37,8 @@ _PING_AFTER_IDLE = 1.0
 """
 _PING_TIMEOUT = 2.0
 """Seconds. After a fail-over that nobody announced, idle connections lead to a machine that says nothing."""
+_FAREWELL_SECONDS = 2.0
+"""How long all connections of a pool may take to be closed in order."""
 
 _UNAVAILABLE = (
     asyncpg.PostgresConnectionError,
@@ -89,14 +92,16 @@ class Database:
 
     def __init__(self, url: str, options: PoolOptions | None = None, *, application: str = "fleek") -> None:
         options = options or PoolOptions()
+        address, parameters = split(url)
         connect_args = {
+            **parameters,
             "timeout": options.connect_timeout,
             # A dead peer is noticed by this bound, a slow statement by the server's shorter one.
             "command_timeout": options.statement_timeout + 5,
             "server_settings": _server_settings(options, application),
         }
         self._engine = create_async_engine(
-            url,
+            address,
             pool_size=options.size,
             max_overflow=options.max_overflow,
             pool_recycle=options.recycle,
@@ -105,7 +110,7 @@ class Database:
             # Prompts are parameters, and errors end in logs.
             hide_parameters=True,
         )
-        self._outside = create_async_engine(url, poolclass=NullPool, connect_args=connect_args)
+        self._outside = create_async_engine(address, poolclass=NullPool, connect_args=connect_args)
         self._patience = max(_PING_TIMEOUT, options.connect_timeout)
         self._vigil = Vigil(self._is_silent, self._note_silence)
         self._autocommit = self._engine.execution_options(isolation_level="AUTOCOMMIT")
@@ -158,12 +163,18 @@ class Database:
         """Close every connection.
 
         The pool says farewell on one after the other, and a server that is silent would let each of them
-        wait for `command_timeout`: so it is asked first.
+        wait for `command_timeout`: so it is asked first. It may answer, and the present connections lead
+        nowhere all the same, as after a fail-over: so the farewells have a bound.
         """
         await self._vigil.aclose()
         if self._is_used and await self._is_silent():
             self._note_silence()
-        await self._engine.dispose()
+        try:
+            async with asyncio.timeout(_FAREWELL_SECONDS):
+                await self._engine.dispose()
+        except TimeoutError:
+            self._note_silence()
+            await self._engine.dispose()
         await self._outside.dispose()
 
     def _ping_if_idle(self, connection: Any, record: Any, _proxy: Any) -> None:  # noqa: ANN401  SQLAlchemy's untyped hook
