@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
+import socket
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
+import structlog
 from fastapi import FastAPI
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 from structlog.testing import capture_logs
 from tests.api.serving import Api, RawAnswer, ask, problem, serving
 
@@ -135,6 +140,25 @@ def test_each_request_without_an_id_gets_one_of_its_own(port: int) -> None:
     ids = {get(port, "/slow").headers["x-request-id"] for _ in range(20)}
 
     assert len(ids) == 20
+
+
+def test_requests_sent_at_once_on_one_connection_share_no_facts_of_their_records() -> None:
+    async def bind(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await FastAPI()(scope, receive, send)
+            return
+        bound = structlog.contextvars.get_contextvars()
+        structlog.contextvars.bind_contextvars(job_id=scope["path"])
+        await Response(json.dumps(bound))(scope, receive, send)
+
+    one = b"GET /%s HTTP/1.1\r\nHost: localhost\r\nX-Request-ID: %s\r\n%s\r\n"
+    sent = one % (b"a", b"first", b"") + one % (b"b", b"second", b"Connection: close\r\n")
+    door = FrontDoor(bind, allowed_host_names((), "127.0.0.1", None))
+    with serving(door) as port, socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+        client.sendall(sent)
+        received = b"".join(iter(lambda: client.recv(65_536), b""))
+
+    assert re.findall(rb"{.*?}", received) == [b'{"request_id": "first"}', b'{"request_id": "second"}']
 
 
 def test_every_answer_has_the_headers_that_keep_browsers_from_guessing(port: int) -> None:

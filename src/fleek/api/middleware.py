@@ -90,6 +90,8 @@ class FrontDoor:
         hosts, sent_id, size = _read_headers(scope)
         request_id = sent_id or self._new_id()
         scope.setdefault("state", {})["request_id"] = request_id
+        # The server answers requests that came at once in one context: nothing of another's must stay bound.
+        structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
         answer = _Answer(send, request_id)
         self._metrics.began()
