@@ -26,8 +26,8 @@ SLOTS = 512
 """`fleek worker --slots`: a job that waits for its provider costs a worker next to nothing."""
 BIG_CORES = 32
 """Of a database's machine that was chosen for thirty others."""
-CONNECTIONS = 30
-"""Of a process to PostgreSQL at most: `database_pool_size` and `database_max_overflow`."""
+CONNECTIONS = 31
+"""Of a process to PostgreSQL: pool size, overflow, and one that asks whether a silent server lives."""
 _DAY = 86_400
 _HEADS = ("machines", "jobs/s", "a day", "in flight", "api", "workers", "connections", "full first")
 
