@@ -4,13 +4,13 @@ ARG PYTHON_IMAGE=python:3.13.11-slim-bookworm
 
 FROM ${PYTHON_IMAGE} AS build
 WORKDIR /src
-ENV BUILD_TOOLS=/build
+ENV BUILD_TOOLS=/build UV_CACHE_DIR=/var/cache/uv
 COPY requirements/build.txt requirements/runtime.txt requirements/
 COPY deploy/image/build deploy/image/
-RUN --mount=type=cache,target=/root/.cache/uv deploy/image/build packages /opt/fleek
+RUN --mount=type=cache,target=/var/cache/uv deploy/image/build packages /opt/fleek
 COPY pyproject.toml README.md LICENSE ./
 COPY src src
-RUN --mount=type=cache,target=/root/.cache/uv deploy/image/build fleek /opt/fleek
+RUN --mount=type=cache,target=/var/cache/uv deploy/image/build fleek /opt/fleek
 
 FROM ${PYTHON_IMAGE}
 ARG VERSION=0.1.0
